@@ -1,0 +1,145 @@
+"""Training's own speed: patches per second of the loop over ``model.fit`` on the same arrays.
+
+The loop reads patches by id from Parquet, converts, augments (the eight symmetries, gain and
+bias), computes the global loss and counts; ``fit`` gets float32 arrays in memory, with Keras'
+cross-entropy. Both
+train the same network with the same optimiser, taking turns epoch by epoch, so that what else
+the machine does meets both. The first turn of each, with the tracing, does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from satseg_ray.classes import ClassDef, ClassTable
+from satseg_ray.geo.grid import Window
+from satseg_ray.model.environment import use_threads
+from satseg_ray.model.spec import ModelSpec
+from satseg_ray.model.training_spec import TrainingSpec
+from satseg_ray.patches.schema import Patch, patch_schema
+from satseg_ray.patches.split import PatchKey
+from satseg_ray.patches.store import SplitReader, write_part
+from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
+from satseg_ray.train.plan import EpochPlan, Worker
+
+CLASSES = ClassTable(tuple(ClassDef(value, f"class {value}") for value in range(5)))
+
+
+def write_patches(folder: Path, patches: int, side: int) -> SplitReader:
+    """Write patches of noise and return their reader; speed does not depend on what is in them."""
+    rng = np.random.default_rng(0)
+    schema = patch_schema(side, 3, "uint8")
+    valid = np.ones((side, side), np.bool_)
+    made = [
+        Patch(
+            PatchKey("train", "noise", Window(number * side, 0, side, side)),
+            rng.integers(0, 256, (side, side, 3), dtype=np.uint8),
+            rng.integers(0, len(CLASSES), (side, side), dtype=np.uint8),
+            valid,
+        )
+        for number in range(patches)
+    ]
+    path = folder / "train.parquet"
+    write_part(path, made, schema)
+    return SplitReader([path])
+
+
+class LoopRunner:
+    """Epochs of this package's own loop."""
+
+    def __init__(self, spec: ModelSpec, training: TrainingSpec, reader: SplitReader) -> None:
+        from satseg_ray.train.steps import Learner
+
+        bands = BandStatistics.of(spec)
+        self._source = BatchSource(reader, bands)
+        self._augmenter = Augmenter(training.augment, bands)
+        self._plan = EpochPlan(len(reader), training.batch_size)
+        self._learner = Learner(spec, training)
+
+    def epoch(self, number: int) -> None:
+        """Train for one epoch."""
+        batches = self._plan.batches(number, Worker())
+        for samples in self._source.training(batches, self._augmenter, number):
+            loss = self._learner.train_step(samples, 1e-3)
+        float(loss)
+
+
+class FitRunner:
+    """Epochs of ``model.fit`` on a float32 copy of the same arrays."""
+
+    def __init__(self, spec: ModelSpec, training: TrainingSpec, reader: SplitReader) -> None:
+        import tensorflow as tf
+
+        from satseg_ray.model.network import build_network
+
+        patches = reader.read(range(len(reader)))
+        self._arrays = patches.image.astype(np.float32), patches.mask.astype(np.int32)
+        self._batch_size = training.batch_size
+        self._network = build_network(spec, 0)
+        loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self._network.compile(tf.keras.optimizers.Adam(1e-3), loss)
+
+    def epoch(self, number: int) -> None:
+        """Train for one epoch."""
+        image, mask = self._arrays
+        self._network.fit(image, mask, self._batch_size, epochs=1, verbose=0)
+
+
+def timed(runner: LoopRunner | FitRunner, number: int) -> float:
+    """Return the seconds of one epoch."""
+    start = time.perf_counter()
+    runner.epoch(number)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Run both, taking turns, and print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architecture", default="unet")
+    parser.add_argument("--backbone", default="efficientnetb0")
+    parser.add_argument("--patch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=12, help="steps of an epoch")
+    parser.add_argument("--turns", type=int, default=4, help="epochs of each that count")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    use_threads(arguments.threads)
+    spec = ModelSpec(
+        architecture=arguments.architecture,
+        backbone=arguments.backbone,
+        bands=("red", "green", "blue"),
+        band_indexes=(1, 2, 3),
+        dtype="uint8",
+        classes=CLASSES,
+        patch_size=arguments.patch,
+        stride=arguments.patch,
+        mean=(127.5,) * 3,
+        std=(74.0,) * 3,
+    )
+    training = TrainingSpec(batch_size=arguments.batch)
+    with tempfile.TemporaryDirectory(prefix="satseg-bench-") as scratch:
+        reader = write_patches(Path(scratch), arguments.batch * arguments.steps, arguments.patch)
+        runners = (LoopRunner(spec, training, reader), FitRunner(spec, training, reader))
+        turns = range(arguments.turns + 1)
+        seconds = [[timed(runner, turn) for runner in runners] for turn in turns]
+    loop, fit = (statistics.mean(turn[i] for turn in seconds[1:]) for i in (0, 1))
+    figures = {
+        "benchmark": "train",
+        **vars(arguments),
+        "loop_patches_per_second": round(len(reader) / loop, 3),
+        "fit_patches_per_second": round(len(reader) / fit, 3),
+        "loop_over_fit": round(fit / loop, 3),
+        "turns_loop_over_fit": [round(turn[1] / turn[0], 3) for turn in seconds[1:]],
+    }
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""One frozen configuration a job: a YAML file, then flags; unknown keys are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+from yaml import YAMLError, safe_load
+
+from satseg_ray.classes import ClassDef
+from satseg_ray.errors import ConfigError, MissingFile
+from satseg_ray.model.training_spec import TrainingSpec
+from satseg_ray.patches.split import SplitSpec
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestConfig(BaseModel):
+    """Scenes and labels -> ``data/raw/<dataset>``."""
+
+    model_config = _FROZEN
+
+    dataset: str = Field(description="Name of the data set.")
+    scenes: list[str] = Field(min_length=1, description="Paths or patterns of the scenes.")
+    labels: list[str] = Field([], description="Paths or patterns of the label rasters.")
+    classes: list[ClassDef] = Field(description="The classes: value, name, color.")
+    ignore: list[int | str] = Field([], description="Label values and '#RRGGBB' of no class.")
+    labels_by: Literal["auto", "value", "color"] = Field(
+        "auto", description="Labels by value or by colour; auto: by colour where there are some."
+    )
+    bands: list[int] = Field([], description="Bands to read, from 1; empty means all.")
+    band_names: list[str] = Field([], description="Their names; empty means the file's own.")
+    nodata: float | None = Field(None, description="Value of missing pixels; null: the file's tag.")
+
+
+class TileConfig(BaseModel):
+    """``data/raw/<dataset>`` -> ``data/patches/<dataset>``."""
+
+    model_config = _FROZEN
+
+    dataset: str = Field(description="Name of the data set.")
+    patch_size: int = Field(256, ge=16, le=4096, description="Side of a patch in pixels.")
+    stride: int = Field(128, ge=1, description="Pixels between training patches.")
+    split: SplitSpec = Field(default_factory=SplitSpec, description="Shares held out, seed.")
+    unit: int = Field(1024, ge=256, description="Side in pixels of what one task reads.")
+
+
+class TrainConfig(TrainingSpec):
+    """``data/patches/<dataset>`` -> a run, and a registered model where a name is given."""
+
+    dataset: str = Field(description="Name of the data set.")
+    architecture: Literal["unet", "linknet", "fpn", "pspnet"] = "unet"
+    backbone: str = Field("efficientnetb0", description="A backbone of segmentation-models.")
+    predict_stride: int | None = Field(
+        None, ge=1, description="Pixels between patches in prediction; null: 3/4 of a patch."
+    )
+    register_as: str | None = Field(
+        None, alias="register", description="Registers the result by this name, as champion."
+    )
+    experiment: str = Field("satseg", description="The MLflow experiment.")
+    workers: int = Field(1, ge=1, description="Ray Train workers.")
+    threads: int | None = Field(
+        None, ge=1, description="CPUs of each worker; null: all CPUs shared among the workers."
+    )
+    gpu: bool = Field(False, description="One GPU for each worker.")
+    max_failures: int = Field(2, ge=0, description="Restarts from the newest checkpoint.")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class PredictConfig(BaseModel):
+    """A scene and a registered model -> a map in ``predictions/<output>``."""
+
+    model_config = _FROZEN
+
+    scene: str = Field(description="Path of the scene.")
+    model: str = Field(description="Name of the registered model.")
+    version: str = Field("champion", description="Its version number or alias.")
+    output: str | None = Field(None, description="Name of the result; null: the scene's own.")
+    stride: int | None = Field(None, ge=1, description="Pixels between patches; null: the model's.")
+    tile_pixels: int = Field(
+        32 << 20, ge=512 * 512, description="Most pixels of a tile's core: bounds the memory."
+    )
+    core: int | None = Field(
+        None, ge=512, multiple_of=512, description="Side of a tile's core; null: planned."
+    )
+    batch_size: int = Field(4, ge=1, description="Patches in a batch; in the numerics key.")
+    actors: int | None = Field(None, ge=1, description="Copies of the model; null: one a CPU.")
+    threads: int = Field(1, ge=1, description="CPUs of an actor; in the numerics key.")
+    gpu: bool = Field(False, description="One GPU for each actor.")
+
+
+class EvaluateConfig(BaseModel):
+    """A registered model on a split, or on a scene with labels -> ``evaluations/<output>``."""
+
+    model_config = _FROZEN
+
+    model: str = Field(description="Name of the registered model.")
+    version: str = Field("champion", description="Its version number or alias.")
+    dataset: str | None = Field(None, description="The data set whose split is used.")
+    split: Literal["train", "val", "test"] = "test"
+    scene: str | None = Field(None, description="Instead of a data set: path of a scene.")
+    labels: str | None = Field(None, description="Path of the scene's label raster.")
+    ignore: list[int | str] = Field([], description="Label values and '#RRGGBB' of no class.")
+    labels_by: Literal["auto", "value", "color"] = "auto"
+    output: str | None = Field(None, description="Name of the result; null: model and data.")
+    experiment: str = Field("satseg", description="The MLflow experiment.")
+    batch_size: int = Field(4, ge=1, description="Patches in a batch.")
+    threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(kind: type[Config], default_yaml: Path, arguments: list[str]) -> Config:
+    """Return the config of a job: its YAML file (``--config``), overridden by dotted flags.
+
+    Raises:
+        ConfigError: an unknown key or flag, or a value that is not allowed; the first is named.
+        MissingFile: the YAML file is not there.
+    """
+    path, flags = _split_config_flag(default_yaml, arguments)
+    if not path.is_file() and not {"-h", "--help"} & set(flags):
+        raise MissingFile(path, "there is no such config file", "Check --config.")
+    try:
+        _refuse_other_than_keys(path)
+        settings = _settings(kind, path, [_hyphened(flag) for flag in flags])()
+        return kind.model_validate(settings.model_dump(by_alias=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        raise ConfigError(f"{path}, {key}", _sentence(first), _remedy(kind, first)) from error
+    except (SettingsError, YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split()).removeprefix("error parsing CLI: ")
+        raise ConfigError(path, text.rstrip("."), "See --help for the flags.") from error
+
+
+def _refuse_other_than_keys(path: Path) -> None:
+    body = safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not isinstance(body, dict | None):
+        raise ConfigError(path, f"holds a {type(body).__name__}", "Write 'key: value' lines.")
+
+
+def _split_config_flag(default: Path, arguments: list[str]) -> tuple[Path, list[str]]:
+    flags = list(arguments)
+    path = default
+    for index, flag in enumerate(arguments):
+        if flag == "--config" and index + 1 < len(arguments):
+            path, flags = Path(arguments[index + 1]), arguments[:index] + arguments[index + 2 :]
+        elif flag.startswith("--config="):
+            path, flags = Path(flag.partition("=")[2]), arguments[:index] + arguments[index + 1 :]
+    return path, flags
+
+
+def _hyphened(flag: str) -> str:
+    """Return a flag with ``-`` for ``_`` in its name: both ways of writing it are accepted."""
+    name, equals, value = flag.partition("=")
+    return name.replace("_", "-") + equals + value if flag.startswith("--") else flag
+
+
+def _settings(kind: type[Config], path: Path, flags: list[str]) -> type[Config]:
+    """Return ``kind`` as settings that read the flags first and then the YAML file."""
+
+    class Settings(kind, BaseSettings):  # type: ignore[valid-type,misc]
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            command_line: CliSettingsSource[Any] = CliSettingsSource(
+                settings_cls,
+                cli_prog_name=path.stem,
+                cli_parse_args=flags,
+                cli_exit_on_error=False,
+                cli_kebab_case=True,
+                cli_hide_none_type=True,
+                cli_parse_none_str="null",
+            )
+            return command_line, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+
+    Settings.__doc__ = kind.__doc__
+    return Settings
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"is no key of this job (value {error['input']!r})"
+    if error["type"] == "missing":
+        return "is not given"
+    reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    return f"is {error['input']!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _remedy(kind: type[BaseModel], error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"The keys are {', '.join(kind.model_fields)}."
+    return "Set it in the YAML file or by a flag."

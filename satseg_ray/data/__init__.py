@@ -1,0 +1,1 @@
+"""Ray Data: rows of independent work, ingest and tile."""

@@ -1,0 +1,136 @@
+"""Independent pieces of work on Ray Data: what fails becomes a row of the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.data
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+from satseg_ray import errors
+from satseg_ray.errors import SatsegError, TilesFailed
+from satseg_ray.progress import say
+
+_MAX_ATTEMPTS = 3
+
+Work = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many workers share the rows and what each one takes."""
+
+    workers: int
+    cpus: int = 1
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Runs one piece of work and turns its outcome into a row.
+
+    ``notes`` is a folder all workers share. Work that kills its process is tried three times and
+    then reported as failed: it cannot stop the others.
+    """
+
+    notes: str
+
+    def run(self, work: Callable[[Work], Work], row: Work) -> dict[str, str]:
+        """Return ``{"outcome": JSON}`` with the result of ``work(row)`` or its error."""
+        note = Path(self.notes) / f"{row['key']}.attempts"
+        try:
+            attempt = _count_attempt(note)
+            if attempt > _MAX_ATTEMPTS:
+                raise TilesFailed(
+                    row["key"], f"killed its worker {attempt - 1} times", "Look at its input."
+                )
+            outcome = {"key": row["key"], "status": "ok", **work(row)}
+        except SatsegError as error:
+            outcome = {"key": row["key"], "status": "failed", **error.to_dict()}
+        except Exception as error:  # the one border where a bad piece becomes a row
+            say(traceback.format_exc())
+            outcome = {
+                "key": row["key"],
+                "status": "failed",
+                **TilesFailed(
+                    row["key"], f"failed with {type(error).__name__}: {error}", "See the log."
+                ).to_dict(),
+            }
+        note.unlink(missing_ok=True)
+        return {"outcome": json.dumps(outcome)}
+
+
+def _count_attempt(note: Path) -> int:
+    note.parent.mkdir(exist_ok=True)
+    with note.open("ab") as file:
+        file.write(b".")
+    return note.stat().st_size
+
+
+def run_tasks(
+    rows: Sequence[Work], function: Callable[[Work], dict[str, str]], pool: Pool
+) -> Iterator[Work]:
+    """Yield the outcome of ``function`` for each row, in any order, from stateless tasks."""
+    mapped = _rows(rows).map(
+        function, compute=TaskPoolStrategy(size=pool.workers), num_cpus=pool.cpus
+    )
+    yield from _outcomes(mapped)
+
+
+def run_actors(
+    rows: Sequence[Work], actor: type, arguments: Mapping[str, Any], pool: Pool
+) -> Iterator[Work]:
+    """Yield the outcome of ``actor(**arguments)(row)`` for each row, in any order.
+
+    Each of the pool's actors is made once and takes one row at a time.
+    """
+    mapped = _rows(rows).map(
+        actor,
+        fn_constructor_kwargs=dict(arguments),
+        compute=ActorPoolStrategy(
+            size=min(pool.workers, len(rows)), max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+    )
+    yield from _outcomes(mapped)
+
+
+def _rows(rows: Sequence[Work]) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    logging.getLogger("ray.data").setLevel(
+        logging.WARNING if sys.stderr.isatty() else logging.ERROR
+    )
+    context.print_on_execution_start = False
+    return ray.data.from_items([dict(row) for row in rows], override_num_blocks=len(rows))
+
+
+def _outcomes(dataset: ray.data.Dataset) -> Iterator[Work]:
+    for row in dataset.iter_rows():
+        outcome: Work = json.loads(row["outcome"])
+        yield outcome
+
+
+def raise_failures(outcomes: Sequence[Work], what: str) -> None:
+    """Raise the first failure (by key) with its own class, counting the others.
+
+    Raises:
+        SatsegError: of the class that the first failed piece met.
+    """
+    failed = sorted((o for o in outcomes if o["status"] != "ok"), key=lambda o: o["key"])
+    if not failed:
+        return
+    first = failed[0]
+    kind = getattr(errors, first["error"], TilesFailed)
+    problem = first["problem"]
+    if len(outcomes) > 1:
+        problem += f" ({len(failed)} of {len(outcomes)} {what} failed)"
+    raise kind(first["subject"], problem, first["remedy"])

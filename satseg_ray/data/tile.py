@@ -1,0 +1,243 @@
+"""Tile: a data set's scenes to patches in Parquet, by Ray Data; workers read the pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from satseg_ray.classes import IGNORE
+from satseg_ray.config import TileConfig
+from satseg_ray.data.rows import Pool, Reporter, Work, raise_failures, run_tasks
+from satseg_ray.errors import EmptySplit
+from satseg_ray.geo.grid import Lattice, Window
+from satseg_ray.geo.raster import SceneReader
+from satseg_ray.lineage import code_revision
+from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
+from satseg_ray.patches.schema import Indexes, Patch, cut_patch, patch_schema
+from satseg_ray.patches.split import SPLITS, PatchKey, PatchPlan, SceneSize, plan_patches
+from satseg_ray.patches.stats import SplitStats
+from satseg_ray.patches.store import PatchManifest, write_part
+from satseg_ray.progress import Progress, say
+from satseg_ray.runtime import cluster_cpus, ray_session
+from satseg_ray.workspace import Workspace, fresh_directory
+
+
+def tile(config: TileConfig) -> Mapping[str, Any]:
+    """Make ``data/patches/<dataset>`` of a data set; all of it or nothing."""
+    workspace = Workspace.resolve()
+    raw, target = workspace.raw(config.dataset), workspace.patches(config.dataset)
+    dataset = DatasetManifest.read(raw)
+    plan = PatchPlan(config.patch_size, config.stride, config.split)
+    if not any(scene.labels for scene in dataset.scenes):
+        raise EmptySplit(config.dataset, "has no labelled scene", "Ingest it with labels.")
+    with fresh_directory(target) as folder, ray_session("tile"):
+        reporter = Reporter(str(folder / "notes"))
+        sizes = _counted(CellCounter(dataset, str(raw), plan.patch_size, reporter))
+        units = plan_units(plan_patches(sizes, plan), config.unit)
+        progress = Progress("tile", sum(len(unit) for unit in units), "patches")
+        cutter = UnitCutter(dataset, str(raw), str(folder), reporter)
+        rows = [cutter.row(unit) for unit in units]
+        outcomes: list[Work] = []
+        start = monotonic()
+        for outcome in run_tasks(rows, cutter.tile_unit, Pool(cluster_cpus())):
+            outcomes.append(outcome)
+            progress.advance(outcome.get("planned", 0))
+        seconds = monotonic() - start
+        raise_failures(outcomes, "units")
+        (folder / "notes").rmdir()
+        manifest = _manifest(dataset, plan, sorted(outcomes, key=lambda o: str(o["key"])))
+        manifest.write(folder)
+    say(f"patches of {manifest.version} in {target}")
+    return {
+        "dataset": manifest.dataset,
+        "version": manifest.version,
+        "directory": str(target),
+        "patch_size": manifest.patch_size,
+        "counts": manifest.counts,
+        "dropped": manifest.dropped,
+        "work_seconds": round(seconds, 2),
+    }
+
+
+@dataclass(frozen=True)
+class CellCounter:
+    """Counts in a worker the classes in each cell of a scene, which the split weighs."""
+
+    dataset: DatasetManifest
+    raw: str
+    patch: int
+    reporter: Reporter
+
+    def count_classes(self, row: Work) -> dict[str, str]:
+        """Count one scene; its outcome has the counts of each cell."""
+        return self.reporter.run(self._count, row)
+
+    def _count(self, row: Work) -> Work:
+        scene = next(s for s in self.dataset.scenes if s.name == row["key"])
+        size = scene_size(Path(self.raw), scene, self.patch, len(self.dataset.classes))
+        return {"classes": np.asarray(size.classes).tolist()}
+
+
+def _counted(counter: CellCounter) -> list[SceneSize]:
+    """Return the labelled scenes with the classes in their cells, counted by the workers."""
+    scenes = [scene for scene in counter.dataset.scenes if scene.labels]
+    progress = Progress("count classes", len(scenes), "scenes")
+    outcomes: dict[str, Work] = {}
+    rows = [{"key": scene.name} for scene in scenes]
+    for outcome in run_tasks(rows, counter.count_classes, Pool(cluster_cpus())):
+        outcomes[outcome["key"]] = outcome
+        progress.advance(1)
+    raise_failures(list(outcomes.values()), "scenes")
+    counts = {name: np.array(o["classes"], np.int64) for name, o in outcomes.items()}
+    return [SceneSize(s.name, s.height, s.width, counts[s.name]) for s in scenes]
+
+
+def scene_size(raw: Path, scene: SceneRecord, patch: int, classes: int) -> SceneSize:
+    """Return a scene's size with the classes in each cell of the patch-sized grid."""
+    cells = Lattice.of(scene.height, scene.width, patch, patch)
+    counts = np.zeros((cells.rows.count, cells.cols.count, classes + 1), np.int64)
+    with SceneReader(raw / str(scene.labels)) as labels:
+        for row in range(cells.rows.count):
+            strip = Window(cells.rows.start(row), 0, patch, cells.cols.count * patch)
+            indexes = np.minimum(_label_indexes(labels, strip), classes)
+            for col in range(cells.cols.count):
+                part = indexes[:, cells.cols.start(col) : cells.cols.start(col) + patch]
+                counts[row, col] = np.bincount(part.reshape(-1), minlength=classes + 1)
+    return SceneSize(scene.name, scene.height, scene.width, counts)
+
+
+def plan_units(keys: Sequence[PatchKey], side: int) -> list[list[PatchKey]]:
+    """Return the patches in units of work: those of a scene that start in one square of ``side``.
+
+    Law: every patch is in exactly one unit; a unit's bounding box is at most ``side`` plus a
+    patch on each axis.
+    """
+
+    def place(key: PatchKey) -> tuple[str, int, int]:
+        return key.scene, key.window.row // side, key.window.col // side
+
+    return [list(unit) for _, unit in groupby(sorted(keys, key=place), key=place)]
+
+
+def bounding_box(windows: Sequence[Window]) -> Window:
+    """Return the smallest window that holds all of ``windows``."""
+    row, col = min(w.row for w in windows), min(w.col for w in windows)
+    height = max(w.row_stop for w in windows) - row
+    return Window(row, col, height, max(w.col_stop for w in windows) - col)
+
+
+@dataclass(frozen=True)
+class UnitCutter:
+    """Cuts units of patches in a worker: reads the unit once, writes one file for each split."""
+
+    dataset: DatasetManifest
+    raw: str
+    folder: str
+    reporter: Reporter
+
+    def row(self, unit: Sequence[PatchKey]) -> dict[str, Any]:
+        """Return the row that carries a unit to a worker."""
+        corner = bounding_box([key.window for key in unit])
+        return {
+            "key": f"{unit[0].scene}-{corner.row:07d}-{corner.col:07d}",
+            "scene": unit[0].scene,
+            "patches": json.dumps(
+                [[k.split, k.window.row, k.window.col, k.window.height] for k in unit]
+            ),
+        }
+
+    def tile_unit(self, row: Work) -> dict[str, str]:
+        """Cut and write one unit; its outcome has the statistics of each split."""
+        return self.reporter.run(self._cut, row)
+
+    def _cut(self, row: Work) -> Work:
+        scene = next(s for s in self.dataset.scenes if s.name == row["scene"])
+        patches = json.loads(row["patches"])
+        keys = [PatchKey(s, scene.name, Window(r, c, h, h)) for s, r, c, h in patches]
+        cut = self._labelled_patches(scene, keys)
+        classes, bands = len(self.dataset.classes), len(self.dataset.bands)
+        stats = {}
+        for split in SPLITS:
+            chosen = [patch for patch in cut if patch.key.split == split]
+            parts = (SplitStats.of(patch, classes) for patch in chosen)
+            stats[split] = asdict(SplitStats.total(parts, SplitStats.zero(classes, bands)))
+            if chosen:
+                side = chosen[0].mask.shape[0]
+                schema = patch_schema(side, bands, self.dataset.dtype)
+                path = Path(self.folder) / split / f"{row['key']}.parquet"
+                write_part(path, chosen, schema)
+        return {"stats": stats, "planned": len(keys), "dropped": len(keys) - len(cut)}
+
+    def _labelled_patches(self, scene: SceneRecord, keys: Sequence[PatchKey]) -> list[Patch]:
+        window = bounding_box([key.window for key in keys])
+        raw = Path(self.raw)
+        with (
+            SceneReader(raw / scene.image, self.dataset.band_indexes, self.dataset.nodata) as image,
+            SceneReader(raw / str(scene.labels)) as labels,
+        ):
+            pixels = image.read(window)
+            classes = _label_indexes(labels, window)
+        patches = (cut_patch(pixels, classes, key) for key in keys)
+        return [patch for patch in patches if (patch.mask != IGNORE).any()]
+
+
+def _label_indexes(labels: SceneReader, window: Window) -> Indexes:
+    read = labels.read(window)
+    return np.where(read.valid, read.pixels[0], np.uint8(IGNORE))
+
+
+def _manifest(dataset: DatasetManifest, plan: PatchPlan, outcomes: Sequence[Work]) -> PatchManifest:
+    zero = SplitStats.zero(len(dataset.classes), len(dataset.bands))
+    totals = {
+        split: SplitStats.total((_stats(o["stats"][split]) for o in outcomes), zero)
+        for split in SPLITS
+    }
+    if not totals["train"].patches:
+        raise EmptySplit(
+            f"{dataset.name}/train",
+            "holds no labelled patch at least a patch away from the blocks held out",
+            "Use smaller patches, hold out less, or ingest more scenes.",
+        )
+    mean, std = totals["train"].mean_and_std()
+    return PatchManifest(
+        dataset=dataset.name,
+        version=dataset.version,
+        classes=dataset.classes,
+        bands=dataset.bands,
+        band_indexes=dataset.band_indexes,
+        dtype=dataset.dtype,
+        patch_size=plan.patch_size,
+        stride=plan.stride,
+        mean=mean,
+        std=std,
+        counts={split: _counts(dataset, stats) for split, stats in totals.items()},
+        dropped=sum(int(o["dropped"]) for o in outcomes),
+        lineage={
+            "dataset_version": dataset.version,
+            "code_revision": code_revision(),
+            "split": plan.split.model_dump_json(),
+        },
+        nodata=dataset.nodata,
+    )
+
+
+def _stats(values: Mapping[str, Any]) -> SplitStats:
+    return SplitStats(
+        values["patches"],
+        tuple(values["pixels"]),
+        values["valid"],
+        tuple(values["sums"]),
+        tuple(values["squares"]),
+    )
+
+
+def _counts(dataset: DatasetManifest, stats: SplitStats) -> dict[str, Any]:
+    names = (*dataset.classes.names, "unlabelled")
+    return {"patches": stats.patches, "pixels": dict(zip(names, stats.pixels, strict=True))}

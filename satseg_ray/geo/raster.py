@@ -1,0 +1,278 @@
+"""Reading rasters: inspect first, then windows with a validity mask, padded beyond the scene."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.enums import Interleaving, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from satseg_ray.errors import BandMismatch, MissingFile, UnreadableRaster
+from satseg_ray.geo.grid import TileGrid, Window
+
+Pixels = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+SUPPORTED_DRIVERS = ("GTiff", "PNG", "JPEG")
+SUPPORTED_DTYPES = ("uint8", "int16", "uint16", "float32")
+MAX_BLOCK_BYTES = 256 << 20
+MAX_EXPANSION = 20_000
+"""Uncompressed bytes a file may claim for each byte it has: more is a bomb or a damaged header."""
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """What a raster says of itself before a pixel is read; ``transform`` is GDAL's six numbers."""
+
+    path: str
+    driver: str
+    height: int
+    width: int
+    count: int
+    dtype: str
+    crs: str | None
+    transform: tuple[float, ...] | None
+    nodata: float | None
+    descriptions: tuple[str, ...]
+
+    @property
+    def window(self) -> Window:
+        """All pixels of the scene."""
+        return Window(0, 0, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels of one window: ``pixels`` (bands, rows, columns) raw, ``valid`` (rows, columns)."""
+
+    window: Window
+    pixels: Pixels
+    valid: Mask
+
+    def filled(self, fill: Pixels) -> Pixels:
+        """Return the pixels with ``fill`` (bands,) wherever a pixel is not valid."""
+        if self.valid.all():
+            return self.pixels
+        return np.where(self.valid, self.pixels, fill[:, None, None].astype(self.pixels.dtype))
+
+
+@contextmanager
+def quiet_georeference() -> Iterator[None]:
+    """Silence the warning that a raster has no georeference: such scenes are welcome."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+_READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_PNG_SINGLE_BLOCK": "NO"}
+"""GDAL's short cuts for whole and small PNGs take a truncated one for complete."""
+
+
+@contextmanager
+def open_raster(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Open a raster for reading.
+
+    Raises:
+        MissingFile: the path names nothing.
+        UnreadableRaster: GDAL cannot open or read it.
+    """
+    if not str(path).startswith("/vsi") and not Path(path).is_file():
+        raise MissingFile(path, "there is no such file", "Check the path.")
+    try:
+        with rasterio.Env(**_READING):
+            with quiet_georeference():
+                dataset = rasterio.open(path)
+            with dataset:
+                yield dataset
+    except RasterioError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> UnreadableRaster:
+    cause = error.__cause__ or error
+    text = " ".join(str(cause).split()).rstrip(".")
+    return UnreadableRaster(
+        path, f"cannot be read as a raster ({text})", "Give a complete GeoTIFF, PNG or JPEG."
+    )
+
+
+def inspect_raster(path: str | os.PathLike[str]) -> RasterInfo:
+    """Return what a raster says of itself, refusing what no honest file claims.
+
+    Raises:
+        MissingFile: the path names nothing.
+        UnreadableRaster: no raster, a pixel type that is not supported, or blocks or a size that
+            the bytes of the file cannot hold.
+    """
+    with open_raster(path) as dataset:
+        info = _info(str(path), dataset)
+        _refuse_impossible(info, dataset)
+    return info
+
+
+def raster_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the files a raster is read from: its own first, then masks, world files and others.
+
+    Overviews are left out: no pixel depends on them.
+    """
+    with open_raster(path) as dataset:
+        others = (Path(name) for name in dataset.files if not name.endswith(".ovr"))
+        return (Path(path), *sorted(other for other in others if other != Path(path)))
+
+
+def _info(path: str, dataset: Any) -> RasterInfo:
+    transform = dataset.transform
+    return RasterInfo(
+        path=path,
+        driver=dataset.driver,
+        height=dataset.height,
+        width=dataset.width,
+        count=dataset.count,
+        dtype=dataset.dtypes[0] if dataset.count else "none",
+        crs=dataset.crs.to_string() if dataset.crs else None,
+        transform=None if transform.is_identity else tuple(transform.to_gdal()),
+        nodata=dataset.nodata,
+        descriptions=tuple(text or "" for text in dataset.descriptions),
+    )
+
+
+def _refuse_impossible(info: RasterInfo, dataset: Any) -> None:
+    if info.driver not in SUPPORTED_DRIVERS:
+        raise UnreadableRaster(
+            info.path, f"is a {info.driver} file", "Make it one GeoTIFF (gdal_translate)."
+        )
+    if len(set(dataset.dtypes)) != 1 or info.dtype not in SUPPORTED_DTYPES:
+        found = ", ".join(sorted(set(dataset.dtypes))) or "no band"
+        raise UnreadableRaster(
+            info.path,
+            f"has pixels of type {found}",
+            f"Convert it to {', '.join(SUPPORTED_DTYPES)}.",
+        )
+    itemsize = np.dtype(info.dtype).itemsize
+    together = info.count if dataset.interleaving == Interleaving.pixel else 1
+    block = max(rows * cols for rows, cols in dataset.block_shapes) * itemsize * together
+    if block > MAX_BLOCK_BYTES:
+        raise UnreadableRaster(
+            info.path,
+            f"has blocks of {block >> 20} MiB, the limit is {MAX_BLOCK_BYTES >> 20}",
+            "Rewrite it with tiles of 512 pixels (gdal_translate -co TILED=YES).",
+        )
+    claimed = info.height * info.width * info.count * itemsize
+    held = os.path.getsize(info.path) if os.path.exists(info.path) else claimed
+    if claimed > MAX_EXPANSION * max(held, 1):
+        raise UnreadableRaster(
+            info.path,
+            f"claims {info.height} x {info.width} x {info.count} pixels in {held} bytes",
+            "Give a file that holds its pixels.",
+        )
+
+
+class SceneReader:
+    """Windows of one scene's bands, with validity; a context manager, one thread at a time.
+
+    ``bands`` are 1-based; ``nodata`` replaces the file's own. A pixel is invalid outside the scene,
+    where the file's mask or alpha says so, where a band is not finite, and where nodata stands: in
+    8-bit scenes in every read band (a zero in one band is a dark pixel), in deeper ones in any
+    band (there nodata is a sentinel).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        bands: Sequence[int] | None = None,
+        nodata: float | None = None,
+    ) -> None:
+        self.info = inspect_raster(path)
+        self.bands = tuple(bands) if bands else tuple(range(1, self.info.count + 1))
+        if max(self.bands) > self.info.count or min(self.bands) < 1:
+            raise BandMismatch(
+                path,
+                f"has {self.info.count} bands, bands {list(self.bands)} are asked for",
+                "Give a scene with these bands, or other bands.",
+            )
+        self.nodata = self.info.nodata if nodata is None else nodata
+        self._context = open_raster(path)
+        self._dataset: Any = None
+
+    def __enter__(self) -> Self:
+        self._dataset = self._context.__enter__()
+        flags = {flag for band in self._dataset.mask_flag_enums for flag in band}
+        self._has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return self._context.__exit__(kind, error, trace)
+
+    def read(self, window: Window) -> Tile:
+        """Return the tile of ``window``; what lies beyond the scene is zero and not valid.
+
+        Raises:
+            UnreadableRaster: the bytes of the window are damaged.
+        """
+        inside = window.intersection(self.info.window)
+        pixels = np.zeros((len(self.bands), window.height, window.width), self.info.dtype)
+        valid = np.zeros((window.height, window.width), np.bool_)
+        if inside.area:
+            rows, cols = inside.relative_to(window).slices()
+            pixels[:, rows, cols], valid[rows, cols] = self._read_inside(inside)
+        return Tile(window, pixels, valid)
+
+    def _read_inside(self, window: Window) -> tuple[Pixels, Mask]:
+        place = RasterioWindow(window.col, window.row, window.width, window.height)
+        try:
+            pixels: Pixels = self._dataset.read(self.bands, window=place)
+            valid = self._valid(pixels)
+            if self._has_mask:
+                valid &= self._dataset.dataset_mask(window=place) > 0
+        except RasterioError as error:
+            raise _unreadable(self.info.path, error) from error
+        if pixels.dtype.kind == "f":
+            pixels[:, ~valid] = 0
+        return pixels, valid
+
+    def _valid(self, pixels: Pixels) -> Mask:
+        shape = pixels.shape[1:]
+        valid = np.ones(shape, np.bool_)
+        if pixels.dtype.kind == "f":
+            valid &= np.isfinite(pixels).all(axis=0)
+        if self.nodata is not None and not math.isnan(self.nodata):
+            hit = pixels == self.nodata
+            valid &= ~(hit.all(axis=0) if pixels.dtype == np.uint8 else hit.any(axis=0))
+        return valid
+
+
+def check_whole(path: str | os.PathLike[str], max_bytes: int = 64 << 20) -> None:
+    """Read every pixel once, about ``max_bytes`` at a time, so that damage is found before work.
+
+    Raises:
+        UnreadableRaster: some part of the file cannot be read.
+    """
+    with open_raster(path) as dataset:
+        for window in _whole_blocks(dataset, max_bytes):
+            dataset.read(window=RasterioWindow(window.col, window.row, window.width, window.height))
+
+
+def _whole_blocks(dataset: Any, max_bytes: int) -> tuple[Window, ...]:
+    """Return windows of whole blocks that partition a raster, so that no block is read twice."""
+    rows, cols = dataset.block_shapes[0]
+    pixels = max_bytes // sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+    width = max(1, min(pixels // rows, dataset.width + cols - 1) // cols) * cols
+    height = max(1, pixels // width // rows) * rows
+    return TileGrid(dataset.height, dataset.width, height, width).cores

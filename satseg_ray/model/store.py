@@ -1,0 +1,100 @@
+"""Models on disk: the spec, the weights to train on, and a graph that needs TensorFlow alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from satseg_ray.errors import ModelVersionNotFound
+from satseg_ray.lineage import file_digest, value_digest
+from satseg_ray.model.network import Network, build_network
+from satseg_ray.model.spec import ModelSpec
+
+SPEC = "spec.json"
+WEIGHTS = "weights.h5"
+GRAPH = "saved_model"
+
+
+def save_model(network: Network, spec: ModelSpec, directory: Path) -> None:
+    """Write a network as a model directory, whole or not at all; an older one is replaced.
+
+    ``spec.json`` holds the spec, ``weights.h5`` the weights, and ``saved_model`` the graph from
+    raw band values ``pixels`` float32 (N, H, W, bands) to ``probabilities`` float32
+    (N, H, W, classes), weights included, that TensorFlow loads without this package.
+    """
+    with atomic_directory(directory) as scratch:
+        spec.write(scratch / SPEC)
+        network.save_weights(scratch / WEIGHTS)
+        _write_graph(network, scratch / GRAPH)
+
+
+def load_network(directory: Path) -> Network:
+    """Return the network of a model directory, logits out, to evaluate or to train on.
+
+    Raises:
+        ModelVersionNotFound: the directory holds no model.
+    """
+    network = build_network(read_spec(directory), seed=0)
+    network.load_weights(directory / WEIGHTS)
+    return network
+
+
+def read_spec(directory: Path) -> ModelSpec:
+    """Return the spec of a model directory.
+
+    Raises:
+        ModelVersionNotFound: the directory holds no model.
+    """
+    if not (directory / SPEC).is_file():
+        raise ModelVersionNotFound(directory, f"has no {SPEC}", "Name a directory with a model.")
+    return ModelSpec.read(directory / SPEC)
+
+
+def model_digest(directory: Path) -> str:
+    """Return the SHA-256 of a model's weights and spec as hex."""
+    return value_digest([file_digest(directory / name) for name in (SPEC, WEIGHTS)])
+
+
+@contextlib.contextmanager
+def atomic_directory(directory: Path, keep: bool = False) -> Iterator[Path]:
+    """Yield a new directory that becomes ``directory`` at the end, or vanishes on an error.
+
+    With ``keep`` a ``directory`` that is there by then stays.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as holder:
+        scratch, old = Path(holder, "new"), Path(holder, "old")
+        scratch.mkdir()
+        yield scratch
+        if keep and directory.exists():  # somebody else was faster, and may be reading it
+            return
+        if directory.exists():
+            os.rename(directory, old)
+        os.rename(scratch, directory)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_graph(network: Network, path: Path) -> None:
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    def scores(pixels: Any) -> Any:
+        return tf.nn.softmax(network(pixels, training=False))
+
+    def named(pixels: Any) -> dict[str, Any]:
+        return {"probabilities": frozen(pixels)[0]}
+
+    pixels = tf.TensorSpec(network.input_shape, tf.float32, name="pixels")
+    traced = tf.function(scores, autograph=False).get_concrete_function(pixels)
+    # Constants load faster than variables, and the optimiser folds batch normalisation into them
+    frozen = convert_variables_to_constants_v2(traced)
+    module = tf.Module()
+    module.probabilities = tf.function(named, input_signature=[pixels], autograph=False)
+    tf.saved_model.save(module, str(path), signatures=module.probabilities)

@@ -1,0 +1,72 @@
+"""``TrainingSpec``: how a network is trained; the section ``training`` of a job's config."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LossSpec(_Section):
+    """The loss: a weighted sum of two terms over the labelled pixels of the global batch."""
+
+    cross_entropy: float = Field(default=1.0, ge=0, description="Weight of the cross-entropy.")
+    dice: float = Field(
+        default=1.0, ge=0, description="Weight of the soft Dice loss over classes present."
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none",
+        description="'balanced' weighs a pixel's cross-entropy by the rarity of its class.",
+    )
+
+
+class AugmentSpec(_Section):
+    """Random changes of a training patch; the symmetries move image and mask alike."""
+
+    symmetries: bool = Field(default=True, description="One of the eight symmetries of the square.")
+    gain: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Contrast of all bands is scaled by 1 - gain .. 1 + gain.",
+    )
+    bias: float = Field(
+        default=0.1, ge=0, description="Each band is shifted by up to this share of its deviation."
+    )
+
+
+class TrainingSpec(_Section):
+    """How a network is trained: steps, optimiser, loss, augmentation and the seed of it all."""
+
+    epochs: int = Field(default=20, ge=1, description="Passes over the training split.")
+    batch_size: int = Field(
+        default=8, ge=1, description="Patches in a step, over all workers together."
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, description="Highest learning rate of the schedule."
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        default="cosine", description="After the warm-up: 'constant', or 'cosine' down to zero."
+    )
+    warmup: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="Share of all steps in which the rate rises from zero.",
+    )
+    optimizer: Literal["adam", "sgd"] = Field(default="adam", description="'sgd' has momentum 0.9.")
+    loss: LossSpec = Field(default_factory=LossSpec, description="The loss.")
+    augment: AugmentSpec = Field(default_factory=AugmentSpec, description="The augmentation.")
+    batch_norm_momentum: float = Field(
+        default=0.9,
+        gt=0,
+        lt=1,
+        description="Momentum of the moving averages; the backbones' own 0.99 suits 10^6 images.",
+    )
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the weights, the order and the augmentation."
+    )

@@ -1,0 +1,192 @@
+"""Patches on disk: Parquet parts written by workers, and random access for training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from satseg_ray.classes import ClassTable
+from satseg_ray.errors import DatasetNotFound, EmptySplit
+from satseg_ray.geo.cog import partial_name
+from satseg_ray.geo.raster import Mask, Pixels
+from satseg_ray.patches.schema import Indexes, Patch, patch_schema, tensor_column, to_table
+from satseg_ray.patches.split import SPLITS
+
+FILE_NAME = "patches.json"
+_ROW_GROUP = 1
+"""One patch a row group: training reads patches in random order."""
+
+
+@dataclass(frozen=True)
+class PatchManifest:
+    """What a patch data set is; ``mean`` and ``std`` are of the training split, in raw units.
+
+    ``counts`` holds for each split the number of patches and the pixels of each class;
+    ``dropped`` the patches that had no labelled pixel.
+    """
+
+    dataset: str
+    version: str
+    classes: ClassTable
+    bands: tuple[str, ...]
+    band_indexes: tuple[int, ...]
+    dtype: str
+    patch_size: int
+    stride: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    counts: Mapping[str, Any]
+    dropped: int
+    lineage: Mapping[str, str]
+    nodata: float | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the patch files."""
+        return patch_schema(self.patch_size, len(self.bands), self.dtype)
+
+    def write(self, directory: Path) -> None:
+        """Write the manifest as JSON into ``directory``."""
+        body = asdict(self) | {"classes": self.classes.to_list()}
+        text = json.dumps(body, indent=2, sort_keys=True)
+        (directory / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> PatchManifest:
+        """Read the manifest in ``directory``.
+
+        Raises:
+            DatasetNotFound: there is none.
+        """
+        path = directory / FILE_NAME
+        if not path.is_file():
+            raise DatasetNotFound(
+                directory.name, f"the workspace has no patches of that data set ({path})",
+                "Run jobs/tile.py first.",
+            )  # fmt: skip
+        body = json.loads(path.read_text(encoding="utf-8"))
+        body["classes"] = ClassTable.from_list(body["classes"])
+        for key in ("bands", "band_indexes", "mean", "std"):
+            body[key] = tuple(body[key])
+        return cls(**body)
+
+
+def write_part(path: Path, patches: Sequence[Patch], schema: pa.Schema) -> None:
+    """Write patches as one zstd Parquet file, complete or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    partial = partial_name(path)
+    try:
+        pq.write_table(
+            to_table(patches, schema),
+            partial,
+            compression="zstd",
+            compression_level=3,
+            row_group_size=_ROW_GROUP,
+            use_dictionary=["split", "scene"],
+            write_statistics=False,
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class PatchBatch:
+    """``n`` patches: ``image`` (n, side, side, bands) raw, ``mask`` uint8 and ``valid`` bool."""
+
+    image: Pixels
+    mask: Indexes
+    valid: Mask
+
+
+class SplitReader:
+    """Random access to the patches of one split, by position in a stated order; thread-safe.
+
+    The order is that of the files' names and of the rows in them. Memory is that of one batch and
+    the files' footers.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = list(files)
+        self._footers = [pq.read_metadata(path) for path in self._files]
+        self._ends = list(accumulate(footer.num_rows for footer in self._footers))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def read(self, ids: Sequence[int]) -> PatchBatch:
+        """Return the patches at positions ``ids``, in the order asked for."""
+        tables = [self._row(int(i)) for i in ids]
+        table = pa.concat_tables(tables)
+        return PatchBatch(
+            image=tensor_column(table, "image"),
+            mask=tensor_column(table, "mask"),
+            valid=tensor_column(table, "valid").astype(np.bool_),
+        )
+
+    def keys(self) -> list[tuple[str, int, int]]:
+        """Return ``(scene, row, col)`` of every patch, in order."""
+        names = ["scene", "row", "col"]
+        rows = (pq.read_table(path, columns=names).to_pylist() for path in self._files)
+        return [(r["scene"], r["row"], r["col"]) for part in rows for r in part]
+
+    def _row(self, position: int) -> pa.Table:
+        index = int(np.searchsorted(self._ends, position, side="right"))
+        before = self._ends[index - 1] if index else 0
+        with pq.ParquetFile(self._files[index], metadata=self._footers[index]) as file:
+            return file.read_row_group(
+                (position - before) // _ROW_GROUP,
+                columns=["image", "mask", "valid"],
+                use_threads=False,
+            )
+
+
+class PatchStore:
+    """The patches of one data set: a manifest, and a reader for each split."""
+
+    def __init__(self, directory: Path, manifest: PatchManifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, directory: str | Path) -> PatchStore:
+        """Open the patches in ``directory``.
+
+        Raises:
+            DatasetNotFound: there are none.
+        """
+        return cls(Path(directory), PatchManifest.read(Path(directory)))
+
+    @cached_property
+    def _readers(self) -> dict[str, SplitReader]:
+        return {
+            split: SplitReader(sorted((self.directory / split).glob("*.parquet")))
+            for split in SPLITS
+        }
+
+    def split(self, name: str) -> SplitReader:
+        """Return the reader of a split, which may be empty."""
+        return self._readers[name]
+
+    def required(self, name: str) -> SplitReader:
+        """Return the reader of a split that must hold a patch.
+
+        Raises:
+            EmptySplit: it holds none.
+        """
+        reader = self.split(name)
+        if not len(reader):
+            raise EmptySplit(
+                f"{self.manifest.dataset}/{name}", "holds no patch",
+                "Tile again with smaller patches, other shares or more scenes.",
+            )  # fmt: skip
+        return reader

@@ -1,0 +1,1 @@
+"""Ray Data around prediction and evaluation."""

@@ -1,0 +1,184 @@
+"""Evaluate: a registered model against labels -> confusion matrix, metrics and figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from satseg_ray.config import EvaluateConfig
+from satseg_ray.data.rows import Pool, Reporter, Work, raise_failures, run_actors
+from satseg_ray.errors import BandMismatch, ConfigError
+from satseg_ray.geo.labels import LabelRule, check_same_grid
+from satseg_ray.geo.raster import inspect_raster
+from satseg_ray.lineage import code_revision
+from satseg_ray.model.figures import write_confusion, write_samples
+from satseg_ray.model.metrics import Confusion
+from satseg_ray.model.spec import ModelSpec
+from satseg_ray.model.store import read_spec
+from satseg_ray.patches.store import PatchStore
+from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands
+from satseg_ray.predict.scoring import (
+    LabelledScene,
+    SceneScorer,
+    SplitScorer,
+    SplitTask,
+    read_sample,
+)
+from satseg_ray.predict.tiles import load_segmenter
+from satseg_ray.progress import Progress, say
+from satseg_ray.runtime import check_fits, cluster_cpus, ray_session
+from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
+from satseg_ray.workspace import Workspace, absolute, fresh_directory, name_from
+
+METRICS, SAMPLES, CONFUSION = "metrics.json", "samples.png", "confusion.png"
+_CHUNK = 32
+_SHOWN = 6
+
+
+def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
+    """Measure a model; the figures go to ``evaluations/<output>`` and to an MLflow run."""
+    workspace = Workspace.resolve()
+    source = _source(config)
+    tracking = Tracking.open(workspace.root)
+    model = resolve(tracking, config.model, config.version)
+    directory = fetch(tracking, model, workspace.models())
+    spec = read_spec(directory)
+    name = config.output or name_from(f"{model.name}-{model.version}-{source}")
+    target = workspace.evaluation(name)
+    with fresh_directory(target) as folder, ray_session("evaluate"):
+        pool = Pool(max(1, cluster_cpus() // config.threads), config.threads)
+        check_fits(pool.workers, pool.cpus, pool.gpus)
+        pieces = _pieces(config, workspace, spec, folder / "samples", pool)
+        load = partial(load_segmenter, str(directory), config.batch_size, config.threads)
+        outcomes = _score(pieces, load, pool)
+        confusion = total(outcomes, len(spec.classes))
+        _write_figures(folder, confusion, outcomes, spec)
+        report = _report(model, spec, confusion) | {"data": pieces.data}
+        (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    run_id = _record(tracking, config.experiment, report, target)
+    say(f"mean IoU {confusion.mean_iou:.4f}, figures in {target}")
+    return {"directory": str(target), "run_id": run_id, **report}
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The work of an evaluation: rows for actors of one class, and what data they are of."""
+
+    actor: type
+    task: Any
+    rows: Sequence[Work]
+    data: str
+
+
+def _source(config: EvaluateConfig) -> str:
+    if bool(config.dataset) == bool(config.scene and config.labels):
+        raise ConfigError(
+            "dataset", f"is {config.dataset!r} and scene {config.scene!r}",
+            "Give either a data set, or a scene with labels.",
+        )  # fmt: skip
+    return f"{config.dataset}-{config.split}" if config.dataset else Path(str(config.scene)).stem
+
+
+def _pieces(
+    config: EvaluateConfig, workspace: Workspace, spec: ModelSpec, folder: Path, pool: Pool
+) -> Pieces:
+    if config.dataset:
+        return _split_pieces(workspace.patches(config.dataset), config.split, spec, folder)
+    return _scene_pieces(config, spec, folder, pool)
+
+
+def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> Pieces:
+    store = PatchStore.open(patches)
+    found = store.manifest
+    if (found.bands, found.classes, found.patch_size) != (
+        spec.bands, spec.classes, spec.patch_size,
+    ):  # fmt: skip
+        raise BandMismatch(
+            found.dataset,
+            f"has bands {list(found.bands)}, {len(found.classes)} classes and patches of "
+            f"{found.patch_size}, the model {list(spec.bands)}, {len(spec.classes)} and "
+            f"{spec.patch_size}",
+            "Evaluate on a data set that is tiled as the model's was.",
+        )
+    count = len(store.required(split))
+    rows = [
+        {"key": f"{start:07d}", "start": start, "stop": min(start + _CHUNK, count)}
+        for start in range(0, count, _CHUNK)
+    ]
+    task = SplitTask(str(patches), split, str(folder))
+    return Pieces(SplitScorer, task, rows, f"{found.version}/{split}")
+
+
+def _scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: Pool) -> Pieces:
+    scene = inspect_raster(absolute(str(config.scene), "scene"))
+    labels = inspect_raster(absolute(str(config.labels), "labels"))
+    check_bands(scene, spec)
+    check_same_grid(labels, scene)
+    rule = LabelRule(spec.classes, tuple(config.ignore), config.labels_by)
+    cores = ScenePlan.of(scene, spec, TileBudget(), pool.workers).cores
+    rows = [
+        {"key": f"{c.row:07d}-{c.col:07d}", "core": [c.row, c.col, c.height, c.width]}
+        for c in cores
+    ]
+    task = LabelledScene(scene.path, labels.path, rule, str(folder))
+    return Pieces(SceneScorer, task, rows, scene.path)
+
+
+def _score(pieces: Pieces, load: Any, pool: Pool) -> list[Work]:
+    notes = Reporter(str(Path(pieces.task.folder) / "notes"))
+    arguments = {"task": pieces.task, "load": load, "reporter": notes}
+    Path(pieces.task.folder).mkdir()
+    progress = Progress("evaluate", len(pieces.rows), "pieces")
+    outcomes: list[Work] = []
+    for outcome in run_actors(pieces.rows, pieces.actor, arguments, pool):
+        outcomes.append(outcome)
+        progress.advance(1)
+    raise_failures(outcomes, "pieces")
+    return sorted(outcomes, key=lambda o: str(o["key"]))
+
+
+def total(outcomes: Sequence[Work], classes: int) -> Confusion:
+    """Return the sum of the pieces' confusion counts; integers, so in any order."""
+    parts = (Confusion(np.array(o["counts"], np.int64), o["unlabelled"]) for o in outcomes)
+    return sum(parts, Confusion.zero(classes))
+
+
+def _write_figures(
+    folder: Path, confusion: Confusion, outcomes: Sequence[Work], spec: ModelSpec
+) -> None:
+    labelled = [o for o in outcomes if sum(map(sum, o["counts"]))] or list(outcomes)
+    step = max(1, -(-len(labelled) // _SHOWN))
+    samples = [read_sample(folder / "samples", o["key"]) for o in labelled[::step]]
+    write_samples(folder / SAMPLES, samples, spec.classes)
+    write_confusion(folder / CONFUSION, confusion, spec.classes.names)
+    shutil.rmtree(folder / "samples")
+
+
+def _report(model: ModelVersion, spec: ModelSpec, confusion: Confusion) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "version": model.version,
+        "classes": list(spec.classes.names),
+        **confusion.to_dict(spec.classes.names),
+        "lineage": {**spec.lineage, "evaluate_code_revision": code_revision()},
+    }
+
+
+def _record(tracking: Tracking, experiment: str, report: Mapping[str, Any], folder: Path) -> str:
+    """Log the evaluation as a run of its own, with its figures; return the run's id."""
+    run = tracking.create_run(experiment, f"evaluate {folder.name}", report["lineage"])
+    with run.recording():
+        run.log_params({key: report[key] for key in ("model", "version", "data")})
+        overall = {key: report[key] for key in ("accuracy", "mean_iou", "mean_f1")}
+        by_class = {f"iou_{name}": value for name, value in report["iou"].items()}
+        figures = overall | by_class
+        run.log_metrics({key: value for key, value in figures.items() if value is not None})
+        run.log_artifact(folder)
+    return run.run_id

@@ -1,0 +1,14 @@
+"""Runs and registered models: ids in, ids out; MLflow behind them, imported when first used."""
+
+from satseg_ray.tracking.registry import ModelVersion, fetch, register_model, resolve
+from satseg_ray.tracking.runs import Run, Tracking, tracking_uri
+
+__all__ = [
+    "ModelVersion",
+    "Run",
+    "Tracking",
+    "fetch",
+    "register_model",
+    "resolve",
+    "tracking_uri",
+]

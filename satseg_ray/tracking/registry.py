@@ -1,0 +1,255 @@
+"""Registered models: a model directory under a name, found again by version or alias."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from satseg_ray.errors import ConfigError, ModelVersionNotFound
+from satseg_ray.lineage import value_digest
+from satseg_ray.model.network import ARCHITECTURES
+from satseg_ray.model.spec import ModelSpec
+from satseg_ray.model.store import atomic_directory, model_digest, read_spec
+from satseg_ray.tracking.runs import Run, Tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion as Registered
+    from mlflow.models import Model, ModelSignature
+
+CHAMPION = "champion"
+_ARTIFACT = "model"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_RESERVED = re.compile(r"latest|v?\d+", re.IGNORECASE)
+_EXAMPLE_SIDE = 64
+_REQUIREMENTS = ("mlflow", "tensorflow", "numpy")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered model: ``uri`` is what ``mlflow.pyfunc.load_model`` takes.
+
+    ``source`` is the address of its files, which no other version has.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    source: str
+
+    @property
+    def uri(self) -> str:
+        """The model's address in MLflow.
+
+        >>> ModelVersion("water", "3", "ab12", "s3://models/m-9/artifacts").uri
+        'models:/water/3'
+        """
+        return f"models:/{self.name}/{self.version}"
+
+
+def register_model(
+    run: Run, directory: Path, name: str, alias: str | None = CHAMPION
+) -> ModelVersion:
+    """Store a model directory with its run, register it under ``name`` and point ``alias`` at it.
+
+    Spec and lineage are stored with the model and are tags of the version. MLflow loads it from
+    code and graph: without a pickle, this package or an environment variable.
+
+    Raises:
+        ConfigError: the name or the alias is not allowed.
+        ModelVersionNotFound: the directory holds no model.
+    """
+    check_name("name", name)
+    if alias is not None:
+        check_name("alias", alias)
+    spec = read_spec(directory)
+    tags = _tags(spec) | {"model_sha256": model_digest(directory)}
+    client = run.tracking.client()
+    logged = _log_model(client, run, directory, tags)
+    _create_name(client, name)
+    # not models:/<id>: the registry would look that up in MLflow's global store, not in this one
+    created = client.create_model_version(
+        name, logged.artifact_location, run_id=run.run_id, tags=tags, model_id=logged.model_id
+    )
+    if alias is not None:
+        client.set_registered_model_alias(name, alias, str(created.version))
+    return _version(created)
+
+
+def resolve(tracking: Tracking, name: str, version_or_alias: str = CHAMPION) -> ModelVersion:
+    """Return the version that a number or an alias of a registered name stands for.
+
+    Raises:
+        ConfigError: the name or the alias is not allowed.
+        ModelVersionNotFound: there is no such model.
+    """
+    check_name("name", name)
+    client = tracking.client()
+    from mlflow.exceptions import MlflowException
+
+    numbered = version_or_alias.isdecimal()
+    if not numbered:
+        check_name("alias", version_or_alias)
+    find = client.get_model_version if numbered else client.get_model_version_by_alias
+    try:
+        return _version(find(name, version_or_alias))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ModelVersionNotFound(
+            f"models:/{name}{'/' if numbered else '@'}{version_or_alias}",
+            f"is not registered in {tracking.uri}",
+            "Register it with jobs/train.py --register, or name another version or alias.",
+        ) from error
+
+
+def fetch(tracking: Tracking, version: ModelVersion, cache: Path) -> Path:
+    """Return a directory with the files of a version, downloaded into ``cache`` once.
+
+    It is what :meth:`satseg_ray.model.segmenter.Segmenter.load` takes.
+
+    Raises:
+        ModelVersionNotFound: the files of the version are gone.
+    """
+    directory = cache / f"{version.name}-{version.version}-{value_digest(version.source)[:12]}"
+    if directory.is_dir():
+        return directory / _ARTIFACT
+    tracking.client()  # imports MLflow quietly
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with atomic_directory(directory, keep=True) as scratch:
+        try:
+            download_artifacts(
+                artifact_uri=f"{version.source}/artifacts/{_ARTIFACT}",
+                dst_path=str(scratch),
+                tracking_uri=tracking.uri,
+            )
+        except (MlflowException, OSError) as error:
+            raise ModelVersionNotFound(
+                version.uri, f"its files are not in {version.source}", "Register the model anew."
+            ) from error
+    return directory / _ARTIFACT
+
+
+def check_name(what: str, name: str) -> None:
+    """Check a registered name or (``what="alias"``) an alias.
+
+    Raises:
+        ConfigError: other characters than letters, digits, ``_ - .``, or a reserved alias.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            what,
+            f"{name!r} is not allowed",
+            "Use letters, digits, '_', '-' and '.', at most 128, a letter or digit first.",
+        )
+    if what == "alias" and (_RESERVED.fullmatch(name) or "." in name):
+        raise ConfigError(
+            what,
+            f"{name!r} is not allowed",
+            "An alias has no '.' and is neither 'latest' nor a version number.",
+        )
+
+
+def _log_model(
+    client: MlflowClient, run: Run, directory: Path, tags: Mapping[str, str]
+) -> LoggedModel:
+    """Store the directory as an MLflow model of the run."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    logged = client.create_logged_model(
+        experiment_id=client.get_run(run.run_id).info.experiment_id,
+        name=_ARTIFACT,
+        source_run_id=run.run_id,
+        tags=dict(tags),
+    )
+    model = Model(run_id=run.run_id, model_id=logged.model_id, metadata=dict(tags))
+    with tempfile.TemporaryDirectory(prefix="satseg-register-") as scratch:
+        _save_as_code(directory, model, Path(scratch))
+        client.log_model_artifacts(logged.model_id, str(Path(scratch, "mlflow")))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged
+
+
+def _save_as_code(directory: Path, model: Model, scratch: Path) -> None:
+    """Write an MLflow model, code beside the model directory, to ``scratch/mlflow``."""
+    import mlflow.pyfunc
+
+    spec = read_spec(directory)
+    content = shutil.copytree(directory, scratch / _ARTIFACT)  # MLflow keeps the folder's name
+    # MLflow asks for type hints in place of the signature, past any filter of warnings
+    with warnings.catch_warnings(record=True):
+        mlflow.pyfunc.save_model(
+            path=scratch / "mlflow",
+            mlflow_model=model,
+            python_model=Path(__file__).with_name("pyfunc_model.py"),
+            artifacts={_ARTIFACT: str(content)},
+            signature=_signature(spec),
+            input_example=_example(spec),
+            pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+            metadata=model.metadata,
+        )
+
+
+def _side(spec: ModelSpec) -> int:
+    """Return the patch size that the stored graph asks for, -1 for any."""
+    return -1 if ARCHITECTURES[spec.architecture].any_size else spec.patch_size
+
+
+def _signature(spec: ModelSpec) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def tensor(dtype: Any, channels: int) -> Schema:
+        shape = (-1, _side(spec), _side(spec), channels)
+        return Schema([TensorSpec(np.dtype(dtype), shape)])
+
+    return ModelSignature(
+        inputs=tensor(spec.dtype, len(spec.bands)),
+        outputs=tensor(np.float32, len(spec.classes)),
+    )
+
+
+def _example(spec: ModelSpec) -> Any:
+    """Return one small patch of the bands' means: the example is stored as text."""
+    side = _EXAMPLE_SIDE if _side(spec) < 0 else spec.patch_size
+    means = np.rint(np.asarray(spec.mean)).astype(spec.dtype)
+    return np.broadcast_to(means, (1, side, side, len(means))).copy()
+
+
+def _tags(spec: ModelSpec) -> dict[str, str]:
+    facts = {
+        "architecture": spec.architecture,
+        "backbone": spec.backbone,
+        "bands": ",".join(spec.bands),
+        "classes": ",".join(spec.classes.names),
+        "patch_size": str(spec.patch_size),
+    }
+    return facts | {key: str(value) for key, value in spec.lineage.items()}
+
+
+def _create_name(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _version(found: Registered) -> ModelVersion:
+    return ModelVersion(found.name, str(found.version), str(found.run_id), str(found.source))

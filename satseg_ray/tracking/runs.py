@@ -1,0 +1,179 @@
+"""MLflow of a workspace, and the runs in it, without any global state of MLflow."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from satseg_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_PER_CALL = 100  # MLflow's limit on the params or tags of one request
+
+
+def tracking_uri(workspace: str | os.PathLike[str]) -> str:
+    """Return the address of a workspace's MLflow: ``MLFLOW_TRACKING_URI``, else its own sqlite.
+
+    Raises:
+        ConfigError: the workspace is a bucket or relative, and no server is named.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if not os.path.isabs(workspace):
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI",
+            f"is not set, and the workspace {str(workspace)!r} is no absolute directory",
+            "Name an MLflow server in MLFLOW_TRACKING_URI, or give an absolute workspace.",
+        )
+    return f"sqlite:///{Path(workspace) / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """An MLflow store that is ready for use; travels to workers as it is.
+
+    ``artifact_root`` is where experiments keep their files; ``None`` leaves it to the server.
+    """
+
+    uri: str
+    artifact_root: str | None = None
+
+    @classmethod
+    def open(cls, workspace: str | os.PathLike[str]) -> Tracking:
+        """Return the workspace's store, created if need be: once, by the driver.
+
+        Raises:
+            ConfigError: see :func:`tracking_uri`.
+        """
+        uri = tracking_uri(workspace)
+        if not os.path.isabs(workspace):
+            return cls(uri)
+        root = Path(workspace)
+        root.mkdir(parents=True, exist_ok=True)
+        served = uri.partition(":")[0] in ("http", "https")
+        tracking = cls(uri, None if served else (root / "mlflow-artifacts").as_uri())
+        with _locked(root / ".mlflow.lock"):  # two drivers must not create the tables at once
+            tracking.client().search_experiments(max_results=1)
+        return tracking
+
+    def client(self) -> MlflowClient:
+        """Return a client of this store; importing MLflow takes seconds, so on first use."""
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def create_run(self, experiment: str, name: str, tags: Mapping[str, str] | None = None) -> Run:
+        """Start a run in an experiment, which is created if need be; ``tags`` bear its lineage."""
+        client = self.client()
+        run = client.create_run(self._experiment_id(client, experiment), run_name=name)
+        started = Run(self, run.info.run_id)
+        started.set_tags(tags or {})
+        return started
+
+    def _experiment_id(self, client: MlflowClient, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = self.artifact_root and f"{self.artifact_root}/{_slug(name)}"
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # created meanwhile by someone else
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training as MLflow records it: the store and the run's id; travels to workers."""
+
+    tracking: Tracking
+    run_id: str
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record settings, as text."""
+        from mlflow.entities import Param
+
+        rows = [Param(key, str(value)) for key, value in params.items()]
+        for start in range(0, len(rows), _PER_CALL):
+            self._client().log_batch(self.run_id, params=rows[start : start + _PER_CALL])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Record figures of a step; what MLflow allows in no name becomes ``_``."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        rows = [Metric(_metric_name(k), float(v), now, step) for k, v in metrics.items()]
+        self._client().log_batch(self.run_id, metrics=rows)
+
+    def latest(self, metric: str) -> tuple[int, dict[str, float]]:
+        """Return the last step of ``metric``, 0 before its first, and the newest figures of all."""
+        history = self._client().get_metric_history(self.run_id, metric)
+        figures = dict(self._client().get_run(self.run_id).data.metrics)
+        return max((point.step for point in history), default=0), figures
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, such as the lineage."""
+        from mlflow.entities import RunTag
+
+        rows = [RunTag(key, str(value)) for key, value in tags.items()]
+        for start in range(0, len(rows), _PER_CALL):
+            self._client().log_batch(self.run_id, tags=rows[start : start + _PER_CALL])
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file, or a directory with all that is in it, in a folder of the run."""
+        if path.is_dir():
+            self._client().log_artifacts(self.run_id, str(path), folder)
+        else:
+            self._client().log_artifact(self.run_id, str(path), folder)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """End the run with the block: finished, stopped by a signal, or failed with its error."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.finish("KILLED")
+            raise
+        except BaseException as error:
+            self.set_tags({"error": str(error)[:1000]})
+            self.finish("FAILED")
+            raise
+        self.finish()
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
+        """End the run."""
+        self._client().set_terminated(self.run_id, status)
+
+    def _client(self) -> MlflowClient:
+        return self.tracking.client()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _metric_name(name: str) -> str:
+    return re.sub(r"[^\w\-./: ]", "_", name)
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

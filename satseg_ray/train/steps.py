@@ -1,0 +1,120 @@
+"""The TensorFlow half of training: one step, one evaluation batch, sums over the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from satseg_ray.model.losses import finish_loss, loss_sums, with_own_gradient
+from satseg_ray.model.network import build_network
+from satseg_ray.model.spec import ModelSpec
+from satseg_ray.model.training_spec import LossSpec, TrainingSpec
+from satseg_ray.train.batches import Samples
+from satseg_ray.train.checkpoint import Arrays
+
+Tensor: TypeAlias = tf.Tensor
+
+
+def build_strategy(workers: int) -> tf.distribute.Strategy:
+    """Return the strategy of this process: mirrored over the workers of ``TF_CONFIG``, if many."""
+    if workers > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def build_optimizer(training: TrainingSpec) -> Any:
+    """Return the optimiser; its learning rate is set anew before each step."""
+    if training.optimizer == "sgd":
+        return tf.keras.optimizers.SGD(training.learning_rate, momentum=0.9)
+    return tf.keras.optimizers.Adam(training.learning_rate)
+
+
+class Learner:
+    """A network in training on this worker; all workers hold the same weights.
+
+    One replica a worker. ``train_step``, ``total`` and the two ``weights`` methods are collective:
+    every worker calls them, in the same order. ``evaluate`` is not.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        training: TrainingSpec,
+        workers: int = 1,
+        class_weights: tuple[float, ...] | None = None,
+    ) -> None:
+        self.strategy = build_strategy(workers)
+        with self.strategy.scope():
+            self.network = build_network(spec, training.seed)
+            self.optimizer = build_optimizer(training)
+            self.optimizer.build(self.network.trainable_variables)
+        self._loss: LossSpec = training.loss
+        self._class_weights = class_weights
+        self._train = tf.function(self._in_replica(self._replica_train), autograph=False)
+        self._evaluate = tf.function(self._in_replica(self._replica_evaluate), autograph=False)
+        self._total = tf.function(self._in_replica(_total), autograph=False)
+
+    def _in_replica(self, step: Any) -> Any:
+        return lambda *tensors: self.strategy.run(step, args=tensors)
+
+    def _replica_train(self, image: Tensor, mask: Tensor) -> Tensor:
+        with tf.GradientTape() as tape:
+            own = loss_sums(self.network(image, training=True), mask, self._class_weights)
+            sums = with_own_gradient(own, _total(tf.stop_gradient(own)))
+            loss = finish_loss(sums, self._loss)
+        variables = self.network.trainable_variables
+        # apply_gradients adds the gradients of all replicas
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    def _replica_evaluate(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(image, training=False)
+        predicted = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+        return predicted, loss_sums(logits, mask, self._class_weights)
+
+    def train_step(self, samples: Samples, learning_rate: float) -> Tensor:
+        """Train on this worker's share of a batch; return the loss of the whole batch."""
+        self.optimizer.learning_rate.assign(learning_rate)
+        return self._train(tf.constant(samples.image), tf.constant(samples.mask))
+
+    def evaluate(self, samples: Samples) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return the predicted class indexes (N, H, W) and the batch's loss sums."""
+        predicted, sums = self._evaluate(tf.constant(samples.image), tf.constant(samples.mask))
+        return predicted.numpy(), sums.numpy()
+
+    def total(self, own: NDArray[Any]) -> NDArray[Any]:
+        """Return the sum of an array over all workers (integers exactly)."""
+        summed: NDArray[Any] = self._total(tf.constant(own)).numpy()
+        return summed
+
+    def loss(self, sums: NDArray[np.float32]) -> float:
+        """Return the loss of summed loss sums."""
+        return float(finish_loss(tf.constant(sums), self._loss))
+
+    def agree(self) -> Arrays:
+        """Average what workers hold apart (moving statistics); return the weights, now shared."""
+        weights: Sequence[NDArray[Any]] = self.network.get_weights()
+        self.network.set_weights(weights)
+        return weights
+
+    def optimizer_state(self) -> Arrays:
+        """Return the optimiser's variables as arrays."""
+        return [variable.numpy() for variable in self.optimizer.variables]
+
+    def restore(self, weights: Arrays, optimizer: Arrays) -> None:
+        """Set the weights and the optimiser's variables."""
+        self.network.set_weights(weights)
+        for variable, value in zip(self.optimizer.variables, optimizer, strict=True):
+            variable.assign(value)
+
+
+def _total(own: Tensor) -> Tensor:
+    replicas = tf.distribute.get_replica_context()
+    if replicas.num_replicas_in_sync == 1:
+        return own
+    # identity: the exchange asks for a tensor with a device, an argument of a function has none
+    return replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(own))

@@ -1,0 +1,313 @@
+"""From a YAML file and flags to a config or one sentence, and from a job to its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from satseg_ray import errors
+from satseg_ray.config import (
+    EvaluateConfig,
+    IngestConfig,
+    PredictConfig,
+    TileConfig,
+    TrainConfig,
+    load_config,
+)
+from satseg_ray.errors import ConfigError, MissingFile, SatsegError
+from satseg_ray.workspace import Workspace, absolute, checked_name, fresh_directory
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = {
+    "ingest": IngestConfig,
+    "tile": TileConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+}
+SUBMITTED = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
+
+
+def write_yaml(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+def run_job(job: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    path = write_yaml(tmp_path, "dataset: coast\npatch_size: 64\nsplit: {val: 0.3}\n")
+    config = load_config(TileConfig, path, ["--patch-size", "128", "--split.seed=7"])
+    assert (config.dataset, config.patch_size, config.stride) == ("coast", 128, 128)
+    assert (config.split.val, config.split.test, config.split.seed) == (0.3, 0.2, 7)
+
+
+@pytest.mark.parametrize("flag", ["--patch-size", "--patch_size"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_flag_is_written_with_dashes_or_underscores(tmp_path, flag, joined):
+    flags = [f"{flag}=96"] if joined else [flag, "96"]
+    path = write_yaml(tmp_path, "dataset: coast\n")
+    assert load_config(TileConfig, path, flags).patch_size == 96
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_config_names_another_file(tmp_path, form):
+    path = write_yaml(tmp_path, "dataset: coast\n")
+    flags = [part.format(path) for part in form]
+    config = load_config(TileConfig, tmp_path / "absent.yaml", [*flags, "--stride", "64"])
+    assert (config.dataset, config.stride) == ("coast", 64)
+
+
+def test_lists_and_nulls_come_through_flags(tmp_path):
+    path = write_yaml(tmp_path, "dataset: a\nscenes: [x]\nnodata: 3\nclasses: []\n")
+    flags = ["--scenes", "a_b.tif", "--scenes", "c-d.tif", "--nodata", "null", "--bands", "1,4"]
+    config = load_config(IngestConfig, path, flags)
+    assert config.scenes == ["a_b.tif", "c-d.tif"]
+    assert (config.nodata, config.bands) == (None, [1, 4])
+
+
+def test_register_is_the_name_of_the_flag(tmp_path):
+    path = write_yaml(tmp_path, "dataset: coast\n")
+    config = load_config(TrainConfig, path, ["--register", "water", "--epochs", "5"])
+    assert (config.register_as, config.epochs) == ("water", 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "words"),
+    [
+        ("dataset: a\npatchsize: 64\n", [], ("job.yaml", "patchsize", "64", "patch_size")),
+        ("dataset: a\nsplit: {vall: 0.1}\n", [], ("job.yaml", "split.vall", "0.1")),
+        ("dataset: a\npatch_size: many\n", [], ("job.yaml", "patch_size", "'many'")),
+        ("dataset: a\npatch_size: 8\n", [], ("job.yaml", "patch_size", "8", "16")),
+        ("dataset: a\n", ["--patch-size", "8"], ("job.yaml", "patch_size", "8", "16")),
+        ("dataset: a\n", ["--split.val", "0.9"], ("job.yaml", "split", "leave nothing")),
+        ("dataset: a\n", ["--no-such-flag", "3"], ("job.yaml", "--no-such-flag")),
+        ("dataset: a\n", ["stray"], ("job.yaml", "stray")),
+        ("patch_size: 64\n", [], ("job.yaml", "dataset", "is not given")),
+        ("dataset: [a\n", [], ("job.yaml",)),
+        ("- a\n- b\n", [], ("job.yaml",)),
+        ("just text\n", [], ("job.yaml",)),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_one_line_with_file_key_and_value(
+    tmp_path, text, flags, words
+):
+    path = write_yaml(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(TileConfig, path, flags)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert not [word for word in words if word not in message], message
+
+
+def test_a_class_with_a_wrong_colour_is_named(tmp_path):
+    text = "dataset: a\nscenes: [x]\nclasses: [{value: 1, name: land, color: red}]\n"
+    with pytest.raises(ConfigError, match="'red' is no colour"):
+        load_config(IngestConfig, write_yaml(tmp_path, text), [])
+
+
+def test_an_empty_file_leaves_everything_to_flags(tmp_path):
+    config = load_config(TileConfig, write_yaml(tmp_path, "# nothing\n"), ["--dataset", "a"])
+    assert config == TileConfig(dataset="a")
+
+
+def test_the_environment_sets_no_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATASET", "from_environment")
+    monkeypatch.setenv("STRIDE", "7")
+    with pytest.raises(ConfigError, match="dataset: is not given"):
+        load_config(TileConfig, write_yaml(tmp_path, "patch_size: 64\n"), [])
+
+
+def test_a_missing_config_file_is_named_by_its_path(tmp_path):
+    with pytest.raises(MissingFile, match=r"absent\.yaml.*--config"):
+        load_config(TileConfig, tmp_path / "absent.yaml", [])
+
+
+def test_configs_are_frozen(tmp_path):
+    config = PredictConfig(scene="a.tif", model="m")
+    with pytest.raises(ValueError, match="frozen"):
+        config.model = "other"
+
+
+@pytest.mark.parametrize("job", KINDS)
+def test_the_default_file_of_each_job_has_only_keys_of_that_job(job):
+    needed = {
+        "ingest": ["--dataset=a", "--scenes=a.tif", '--classes=[{"value": 1, "name": "land"}]'],
+        "evaluate": ["--model=a", "--dataset=a"],
+        "predict": ["--model=a", "--scene=a.tif"],
+    }
+    kind: type[Any] = KINDS[job]
+    load_config(kind, ROOT / "jobs" / f"{job}.yaml", needed.get(job, ["--dataset=a"]))
+
+
+def test_help_exits_0_and_names_the_flags():
+    done = run_job("tile", "--help")
+    assert done.returncode == 0
+    assert "--patch-size" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "code"),
+    [
+        (["--config", "absent.yaml"], "MissingFile", 10),
+        (["--dataset", "a", "--oops", "1"], "ConfigError", 2),
+        (["--dataset", "no_such_set"], "DatasetNotFound", 15),
+    ],
+)
+def test_an_error_is_a_sentence_on_stderr_a_json_line_on_stdout_and_a_code(
+    workspace, flags, kind, code
+):
+    done = run_job("tile", *flags)
+    assert done.returncode == code == getattr(errors, kind).exit_code
+    result = json.loads(done.stdout)
+    assert (result["error"], result["exit_code"]) == (kind, code)
+    sentence = f"{result['subject']}: {result['problem']}. {result['remedy']}"
+    assert done.stderr.splitlines() == [f"error: {sentence}"]
+    assert not list(workspace.iterdir())
+
+
+def test_each_error_has_an_exit_code_of_its_own():
+    kinds = SatsegError.__subclasses__()
+    codes = [kind.exit_code for kind in kinds]
+    assert len(set(codes)) == len(codes)
+    assert not {0, 1} & set(codes)
+
+
+def test_a_submitted_job_refuses_relative_paths(tmp_path, monkeypatch):
+    for name, value in SUBMITTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"'imagery/a\.tif' in a submitted job"):
+        absolute("imagery/a.tif", "scenes")
+    monkeypatch.delenv("SATSEG_WORKSPACE", raising=False)
+    with pytest.raises(ConfigError, match="SATSEG_WORKSPACE"):
+        Workspace.resolve()
+    assert Workspace.resolve(str(tmp_path)).root == tmp_path
+
+
+def test_a_submitted_job_with_a_relative_scene_exits_with_a_config_error(tmp_path, workspace):
+    text = "dataset: a\nscenes: [a.tif]\nclasses: [{value: 1, name: a}, {value: 2, name: b}]\n"
+    done = run_job("ingest", "--config", str(write_yaml(tmp_path, text)), **SUBMITTED)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["subject"] == "scenes"
+    assert not list(workspace.iterdir())
+
+
+def test_a_local_job_may_use_relative_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute("a/../b.tif", "scenes") == tmp_path / "b.tif"
+    monkeypatch.setenv("SATSEG_WORKSPACE", "here")
+    assert Workspace.resolve().root == tmp_path / "here"
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b", "-a", "x" * 129, "a\n"])
+def test_a_name_that_could_leave_its_folder_is_refused(name):
+    with pytest.raises(ConfigError, match="dataset"):
+        checked_name(name, "dataset")
+
+
+def test_a_fresh_directory_replaces_the_old_one_on_success(tmp_path):
+    target = tmp_path / "deep" / "set"
+    for text in ("old", "new"):
+        with fresh_directory(target) as folder:
+            (folder / f"{text}.txt").write_text(text)
+    assert [path.name for path in target.iterdir()] == ["new.txt"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_fresh_directory_leaves_the_old_one_or_nothing_on_failure(tmp_path, error, existed):
+    target = tmp_path / "set"
+    if existed:
+        with fresh_directory(target) as folder:
+            (folder / "old.txt").write_text("old")
+    with pytest.raises(error), fresh_directory(target) as folder:  # noqa: PT012
+        (folder / "new.txt").write_text("new")
+        raise error("half way")
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
+    assert sorted(left) == (["set", "set/old.txt"] if existed else [])
+
+
+def test_where_the_new_one_cannot_be_put_in_place_the_old_one_stays(tmp_path):
+    target = tmp_path / "set"
+    with fresh_directory(target) as folder:
+        (folder / "old.txt").write_text("old")
+    with pytest.raises(FileNotFoundError), fresh_directory(target) as folder:
+        folder.rmdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "old.txt"]
+
+
+def test_a_fresh_directory_sweeps_what_killed_processes_left_and_nothing_else(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    own, other = os.getpid(), os.getppid()
+    here = f".set.{socket.gethostname()}"
+    stale = [
+        f"{here}.{dead.pid}.partial",
+        f"{here}.{own}.partial",
+        f"{here}.{dead.pid}.old.partial",
+    ]
+    kept = [f"{here}.{other}.partial", f".other.{dead.pid}.partial", f"{here}.{other}.old.partial"]
+    kept.append(f".set.another-host.{dead.pid}.partial")
+    for name in stale + kept:
+        (tmp_path / name).mkdir()
+    with fresh_directory(tmp_path / "set"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "set"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_stopped_says_so_and_leaves_nothing(tmp_path, number):
+    code = (
+        "import sys, time, types\n"
+        "from satseg_ray.cli import main\n"
+        "from satseg_ray.config import TileConfig\n"
+        "from satseg_ray.workspace import Workspace, fresh_directory\n"
+        "def run(config):\n"
+        "    with fresh_directory(Workspace.resolve().patches(config.dataset)):\n"
+        "        print('ready', file=sys.stderr, flush=True)\n"
+        "        time.sleep(60)\n"
+        "module = sys.modules['waiting'] = types.ModuleType('waiting')\n"
+        "module.run = run\n"
+        "main(TileConfig, 'waiting:run', sys.argv[1])\n"
+    )
+    script = tmp_path / "job.py"
+    script.write_text(code)
+    write_yaml(tmp_path, "dataset: a\n")
+    root = tmp_path / "workspace"
+    job = subprocess.Popen(
+        [sys.executable, "-c", code.replace("sys.argv[1])", f"{str(script)!r})")],
+        cwd=ROOT,
+        env=os.environ | {"SATSEG_WORKSPACE": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stderr is not None
+    while "ready" not in job.stderr.readline():
+        assert job.poll() is None
+    job.send_signal(number)
+    out, _ = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert json.loads(out)["problem"] == f"was stopped by {number.name}"
+    assert not [path for path in root.rglob("*") if "partial" in path.name or path.name == "a"]

@@ -1,0 +1,232 @@
+"""Labels by value and by colour become class indexes, or an error that names what they hold."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from satseg_ray.classes import IGNORE, ClassDef, ClassTable, parse_color
+from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnknownClassValue, UnreadableRaster
+from satseg_ray.geo.grid import Window
+from satseg_ray.geo.labels import LabelReader, LabelRule, check_same_grid
+from satseg_ray.geo.raster import inspect_raster
+from tests.factories import GRID
+
+TABLE = ClassTable(
+    (
+        ClassDef(7, "land", "#C8B27D"),
+        ClassDef(0, "water", "#0000FF"),
+        ClassDef(3, "roof", "#FF0000"),
+    )
+)
+DUBAI = ClassTable(
+    (
+        ClassDef(1, "building", "#3C1098"),
+        ClassDef(2, "land", "#8429F6"),
+        ClassDef(3, "road", "#6EC1E4"),
+        ClassDef(4, "vegetation", "#FEDD3A"),
+        ClassDef(5, "water", "#E2A929"),
+    )
+)
+
+
+def read(path: Path, rule: LabelRule) -> np.ndarray:
+    with LabelReader(str(path), rule) as reader:
+        return np.concatenate([indexes for _, indexes in reader.strips()])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
+def test_values_become_positions_in_the_class_table(make_raster, dtype):
+    path = make_raster(values=np.array([[7, 0], [3, 9]], dtype))
+    np.testing.assert_array_equal(read(path, LabelRule(TABLE, (9,))), [[0, 1], [2, IGNORE]])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_nodata_in_labels_is_unlabelled(make_raster, dtype):
+    path = make_raster(values=np.array([[7, 99]], dtype), nodata=99)
+    np.testing.assert_array_equal(read(path, LabelRule(TABLE)), [[0, IGNORE]])
+
+
+@pytest.mark.parametrize("nodata", [float("nan"), None])
+def test_no_number_in_labels_is_unlabelled(make_raster, nodata):
+    path = make_raster(values=np.array([[7, np.nan]], np.float32), nodata=nodata)
+    np.testing.assert_array_equal(read(path, LabelRule(TABLE)), [[0, IGNORE]])
+
+
+@pytest.mark.parametrize("value", [7.5, -3.0, 1e38, np.inf])
+def test_a_value_that_is_no_class_is_named_as_it_stands(make_raster, value):
+    path = make_raster("odd.tif", values=np.array([[7, value]], np.float32))
+    with pytest.raises(UnknownClassValue) as raised:
+        read(path, LabelRule(TABLE))
+    assert f"the value {np.float32(value):g} in 1 pixels" in str(raised.value)
+
+
+def test_unknown_values_are_named_with_the_file_the_commonest_first(make_raster):
+    values = np.zeros((40, 10), np.uint8)
+    values[0, :2], values[1, :6] = 200, 42
+    path = make_raster("odd.tif", values=values)
+    with pytest.raises(UnknownClassValue) as raised:
+        read(path, LabelRule(TABLE))
+    assert str(raised.value) == (
+        f"{path}: holds the value 42, 200 in 8 pixels, which no class has. "
+        "Add it to classes, or to ignore if it means unlabelled."
+    )
+
+
+def colored(indexes: np.ndarray, extra: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
+    lookup = np.array([*(c.rgb for c in TABLE), extra], np.uint8)
+    return np.moveaxis(lookup[indexes], -1, 0)
+
+
+@pytest.mark.parametrize("name", ["labels.tif", "labels.png"])
+def test_three_bands_are_colours(make_raster, name):
+    indexes = np.array([[0, 1, 2], [3, 2, 1]])
+    path = make_raster(name, values=colored(indexes))
+    np.testing.assert_array_equal(
+        read(path, LabelRule(TABLE, ("#000000",))), np.where(indexes == 3, IGNORE, indexes)
+    )
+
+
+@pytest.mark.parametrize(("color", "name"), [((0, 0, 200), "#0000C8"), ((9, 8, 7), "#090807")])
+def test_an_unknown_colour_is_named_as_a_colour(make_raster, color, name):
+    path = make_raster("odd.png", values=colored(np.array([[0, 3]]), color))
+    with pytest.raises(UnknownClassValue, match=rf"odd\.png: holds the colour {name} in 1 pixels"):
+        read(path, LabelRule(TABLE))
+
+
+@given(order=st.permutations(range(4)), seed=st.integers(0, 9))
+def test_the_order_of_a_palette_does_not_matter(tmp_path_factory, order, seed):
+    indexes = np.random.default_rng(seed).integers(0, 4, (9, 11))
+    colors = [*(c.rgb for c in TABLE), parse_color("#9B9B9B")]
+    image = Image.fromarray(np.argsort(order)[indexes].astype(np.uint8), mode="P")
+    image.putpalette([level for position in order for level in colors[position]])
+    path = tmp_path_factory.mktemp("palette") / "mask.png"
+    image.save(path)
+    rule = LabelRule(TABLE, ("#9B9B9B",))
+    np.testing.assert_array_equal(read(path, rule), np.where(indexes == 3, IGNORE, indexes))
+
+
+def palette_raster(make_raster, nodata: int | None = None) -> Path:
+    colors = {0: (0, 0, 255), 7: (200, 178, 125), 9: (0, 0, 200)}
+    return make_raster("odd.tif", np.array([[0, 7, 9]], np.uint8), palette=colors, nodata=nodata)
+
+
+def test_an_unknown_palette_entry_is_named_by_its_colour(make_raster):
+    with pytest.raises(UnknownClassValue, match="the colour #0000C8 in 1 pixels"):
+        read(palette_raster(make_raster), LabelRule(TABLE))
+
+
+def test_nodata_in_a_palette_is_unlabelled(make_raster):
+    indexes = read(palette_raster(make_raster, nodata=9), LabelRule(TABLE))
+    np.testing.assert_array_equal(indexes, [[1, 0, IGNORE]])
+
+
+def test_a_palette_can_be_read_by_value(make_raster):
+    rule = LabelRule(TABLE, (9, "#0000C8"), by="value")
+    np.testing.assert_array_equal(read(palette_raster(make_raster), rule), [[1, 0, IGNORE]])
+
+
+def test_classes_without_colours_of_their_own_are_sent_to_values(make_raster):
+    plain = ClassTable((ClassDef(0, "a"), ClassDef(7, "b")))
+    with pytest.raises(ConfigError, match="labels_by: value"):
+        read(palette_raster(make_raster), LabelRule(plain))
+
+
+def test_a_plain_band_has_no_colours(make_raster):
+    with pytest.raises(ConfigError, match="neither colours nor a palette"):
+        read(make_raster(values=np.zeros((2, 2), np.uint8)), LabelRule(TABLE, by="color"))
+
+
+def test_a_reader_that_fails_to_open_lets_go_of_its_file(make_raster):
+    path = make_raster(values=np.zeros((2, 2), np.uint8))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ConfigError) as kept:  # the traceback holds on to the reader
+        read(path, LabelRule(TABLE, by="color"))
+    assert len(os.listdir("/proc/self/fd")) == before, kept
+
+
+def test_a_class_wins_over_ignore(make_raster):
+    path = make_raster(values=np.array([[7, 0]], np.uint8))
+    np.testing.assert_array_equal(read(path, LabelRule(TABLE, (0, 7))), [[0, 1]])
+
+
+def test_only_unlabelled_pixels_are_no_error(make_raster):
+    path = make_raster(values=np.full((3, 3), 9, np.uint8))
+    assert (read(path, LabelRule(TABLE, (9,))) == IGNORE).all()
+
+
+@given(data=st.data())
+def test_windows_of_labels_equal_slices_of_the_whole(tmp_path_factory, data):
+    indexes = np.random.default_rng(1).integers(0, 3, (37, 41))
+    path = tmp_path_factory.getbasetemp() / "windows.png"
+    if not path.exists():
+        Image.fromarray(np.moveaxis(colored(indexes), 0, -1)).save(path)
+    row, col = data.draw(st.integers(0, 36)), data.draw(st.integers(0, 40))
+    window = Window(
+        row, col, data.draw(st.integers(1, 37 - row)), data.draw(st.integers(1, 41 - col))
+    )
+    with LabelReader(str(path), LabelRule(TABLE)) as reader:
+        np.testing.assert_array_equal(reader.read(window), indexes[window.slices()])
+
+
+def test_a_truncated_mask_is_refused_and_never_read_as_the_first_class(tmp_path):
+    path = tmp_path / "mask.png"
+    values = np.random.default_rng(0).choice([7, 0, 3], (300, 300)).astype(np.uint8)
+    Image.fromarray(values).save(path)
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(UnreadableRaster, match=r"mask\.png"):
+        read(path, LabelRule(TABLE))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"height": 63}, "is 63 x 80 pixels, its scene .* is 64 x 80"),
+        ({"crs": "EPSG:32619"}, "is in EPSG:32619, its scene .* in EPSG:32618"),
+        ({"transform": (500_005.0, 10, 0, 4_600_000, 0, -10)}, "lies 0.50 pixels off"),
+    ],
+)
+def test_labels_elsewhere_than_their_scene_are_refused(make_raster, change, problem):
+    scene = inspect_raster(make_raster("scene.tif"))
+    labels = replace(inspect_raster(make_raster("labels.tif", bands=1)), **change)
+    with pytest.raises(LabelsDoNotMatch, match=problem):
+        check_same_grid(labels, scene)
+
+
+@pytest.mark.parametrize("georeference", [{"crs": None}, {"crs": None, "transform": None}, {}])
+def test_labels_may_leave_the_georeference_to_their_scene(make_raster, georeference):
+    scene = inspect_raster(make_raster("scene.tif", transform=GRID))
+    check_same_grid(inspect_raster(make_raster("labels.tif", bands=1, **georeference)), scene)
+
+
+@pytest.mark.realdata
+def test_all_real_masks_give_the_classes_of_their_colours(realdata):
+    masks = sorted((realdata / "dubai_landcover").glob("tile_*/masks/*.png"))
+    assert len(masks) == 54
+    lookup = np.full(1 << 24, 254, np.uint8)
+    for index, item in enumerate(DUBAI):
+        lookup[int(item.color[1:], 16)] = index
+    lookup[[0x9B9B9B, 0]] = IGNORE
+    palettes = 0
+    for path in masks:
+        with Image.open(path) as image:
+            palettes += image.mode == "P"
+            red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), -1, 0)
+        indexes = read(path, LabelRule(DUBAI, ("#9B9B9B", "#000000")))
+        np.testing.assert_array_equal(indexes, lookup[red << 16 | green << 8 | blue], str(path))
+    assert palettes == 18
+
+
+@pytest.mark.realdata
+def test_a_real_mask_with_the_colours_of_its_own_manifest_is_refused(realdata):
+    manifest = ClassTable((ClassDef(1, "water", "#50E3C2"), ClassDef(2, "road", "#DE597F")))
+    mask = realdata / "dubai_landcover" / "tile_2" / "masks" / "image_part_001.png"
+    with pytest.raises(UnknownClassValue, match="#8429F6"):
+        read(mask, LabelRule(manifest))

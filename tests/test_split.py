@@ -1,0 +1,171 @@
+"""The split into train, val and test: no pixel of a neighbour leaks, and the shares hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from satseg_ray.data.tile import bounding_box, plan_units
+from satseg_ray.geo.grid import Lattice, Window
+from satseg_ray.patches.split import PatchKey, PatchPlan, SceneSize, SplitSpec, plan_patches
+
+splits = st.builds(
+    SplitSpec, val=st.floats(0, 0.4), test=st.floats(0, 0.4), seed=st.integers(0, 1000)
+)
+plans = st.integers(8, 40).flatmap(
+    lambda side: st.builds(
+        PatchPlan,
+        patch_size=st.just(side),
+        stride=st.integers(side // 3, side),
+        split=splits,
+    )
+)
+scene_lists = st.lists(
+    st.tuples(st.integers(1, 250), st.integers(1, 250)), min_size=1, max_size=3
+).map(lambda sizes: [SceneSize(f"s{i}", *size) for i, size in enumerate(sizes)])
+
+
+def gap(a: Window, b: Window) -> int:
+    """Pixels between two windows on the axis where they are further apart."""
+    rows = max(b.row - a.row_stop, a.row - b.row_stop)
+    return max(rows, b.col - a.col_stop, a.col - b.col_stop)
+
+
+def by_scene(keys: list[PatchKey]) -> dict[str, list[PatchKey]]:
+    return {name: [k for k in keys if k.scene == name] for name in {k.scene for k in keys}}
+
+
+@settings(max_examples=30)
+@given(scene_lists, plans)
+def test_training_patches_stay_a_patch_away_from_what_is_held_out(scenes, plan):
+    for keys in by_scene(plan_patches(scenes, plan)).values():
+        train = [k.window for k in keys if k.split == "train"]
+        held = [k.window for k in keys if k.split != "train"]
+        if train and held:
+            corners = np.array([(w.row, w.col) for w in held])
+            for window in train:
+                apart = np.abs(corners - (window.row, window.col)).max(axis=1)
+                assert apart.min() >= 2 * plan.patch_size
+
+
+@settings(max_examples=30)
+@given(scene_lists, plans)
+def test_held_out_patches_never_share_a_pixel(scenes, plan):
+    for keys in by_scene(plan_patches(scenes, plan)).values():
+        held = [k.window for k in keys if k.split != "train"]
+        assert all(gap(a, b) >= 0 for a, b in combinations(held[:60], 2))
+        assert len(set(held)) == len(held)
+        assert all(w.row % plan.patch_size == w.col % plan.patch_size == 0 for w in held)
+
+
+@settings(max_examples=30)
+@given(scene_lists, plans)
+def test_every_patch_starts_in_its_scene_and_is_planned_once(scenes, plan):
+    keys = plan_patches(scenes, plan)
+    sizes = {scene.name: scene for scene in scenes}
+    assert len(set(keys)) == len(keys)
+    for key in keys:
+        size = sizes[key.scene]
+        assert (key.window.height, key.window.width) == (plan.patch_size, plan.patch_size)
+        assert 0 <= key.window.row < size.height
+        assert 0 <= key.window.col < size.width
+
+
+@settings(max_examples=30)
+@given(scene_lists, plans, st.randoms(use_true_random=False))
+def test_the_order_of_the_scenes_does_not_matter(scenes, plan, random):
+    shuffled = list(scenes)
+    random.shuffle(shuffled)
+    assert plan_patches(shuffled, plan) == plan_patches(scenes, plan)
+
+
+def test_another_seed_holds_out_other_blocks():
+    scene = [SceneSize("a", 4000, 3000)]
+    plans = {
+        tuple(plan_patches(scene, PatchPlan(256, 256, SplitSpec(seed=seed)))) for seed in range(8)
+    }
+    assert len(plans) > 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1500, 4000), st.integers(1500, 4000)), min_size=1, max_size=3),
+    st.floats(0.05, 0.3),
+    st.floats(0.05, 0.3),
+    st.integers(0, 50),
+)
+@settings(max_examples=30)
+def test_the_shares_asked_for_hold_on_large_scenes(sizes, val, test, seed):
+    plan = PatchPlan(100, 100, SplitSpec(val=val, test=test, seed=seed))
+    scenes = [SceneSize(str(i), *size) for i, size in enumerate(sizes)]
+    counts = Counter(key.split for key in plan_patches(scenes, plan))
+    cells = sum(Lattice.of(s.height, s.width, 100, 100).count for s in scenes)
+    assert abs(counts["test"] / cells - test) < 0.01
+    assert abs(counts["val"] / cells - val) < 0.01
+    assert counts["train"] > 0
+
+
+@given(st.integers(60, 200), st.integers(1, 3), st.integers(1, 3), splits)
+@settings(max_examples=40)
+def test_small_chips_go_whole_to_one_split_and_the_shares_hold(count, rows, cols, split):
+    side = 32
+    scenes = [SceneSize(f"chip{i:03d}", rows * side, cols * side) for i in range(count)]
+    keys = plan_patches(scenes, PatchPlan(side, side, split))
+    chips = {name: {k.split for k in chip} for name, chip in by_scene(keys).items()}
+    assert len(chips) == count
+    assert all(len(found) == 1 for found in chips.values())
+    counts = Counter(next(iter(found)) for found in chips.values())
+    assert abs(counts["test"] - split.test * count) <= 1
+    assert abs(counts["val"] - split.val * count) <= 2
+
+
+def test_nothing_is_held_out_where_nothing_is_asked_for():
+    plan = PatchPlan(64, 32, SplitSpec(val=0, test=0))
+    keys = plan_patches([SceneSize("a", 500, 700)], plan)
+    assert [k.window for k in keys] == list(Lattice.of(500, 700, 64, 32).windows())
+    assert {k.split for k in keys} == {"train"}
+
+
+@pytest.mark.parametrize("shares", [{"val": 0.5, "test": 0.5}, {"val": -0.1}, {"seed": -1}])
+def test_shares_that_leave_nothing_for_training_are_refused(shares):
+    with pytest.raises(ValidationError):
+        SplitSpec(**shares)
+
+
+@settings(max_examples=30)
+@given(scene_lists, plans, st.integers(1, 200))
+def test_units_hold_each_patch_once_and_are_bounded(scenes, plan, side):
+    keys = plan_patches(scenes, plan)
+    units = plan_units(keys, side)
+    assert sorted(key for unit in units for key in unit) == keys
+    for unit in units:
+        box = bounding_box([key.window for key in unit])
+        assert len({key.scene for key in unit}) == 1
+        assert max(box.height, box.width) < side + plan.patch_size
+
+
+def test_blocks_held_out_resemble_the_whole_where_the_classes_are_known():
+    classes = np.zeros((8, 12, 3), np.int64)
+    classes[:, :6, 0] = 1000
+    classes[:, 6:, 1] = 1000
+    plan = PatchPlan(64, 64, SplitSpec(val=0.1, test=0.2, seed=1))
+    keys = plan_patches([SceneSize("halves", 8 * 64, 12 * 64, classes)], plan)
+    columns = [key.window.col // 64 for key in keys if key.split == "test"]
+    left = sum(column < 6 for column in columns) / len(columns)
+    assert 0.3 <= left <= 0.7
+
+
+@given(st.integers(0, 200))
+def test_chips_taken_whole_leave_the_next_scenes_their_training(seed):
+    scenes = [SceneSize(f"chip{i}", 3 * 32, 3 * 32) for i in range(3)]
+    scenes.append(SceneSize("strip", 4 * 32, 2 * 32))
+    keys = plan_patches(scenes, PatchPlan(32, 32, SplitSpec(val=0.1, test=0.2, seed=seed)))
+    held = Counter(key.split for key in keys)
+    assert held["test"] <= 0.2 * 35 + 9 / 2 + 1
+    strip = [key for key in keys if key.scene == "strip" and key.split != "train"]
+    assert len(strip) <= 6

@@ -1,0 +1,183 @@
+"""Tile: a data set to patches on Ray, all of it or nothing, the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from satseg_ray.classes import IGNORE
+from satseg_ray.config import IngestConfig, TileConfig
+from satseg_ray.data.ingest import ingest
+from satseg_ray.data.tile import scene_size, tile
+from satseg_ray.errors import DatasetNotFound, EmptySplit, UnreadableRaster
+from satseg_ray.geo.grid import Window
+from satseg_ray.lineage import file_digest
+from satseg_ray.patches.dataset import DatasetManifest
+from satseg_ray.patches.split import PatchPlan, SplitSpec, plan_patches
+from satseg_ray.patches.store import PatchStore
+from tests.factories import random_pixels, write_raster
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = {"a": (401, 331), "b": (150, 290)}
+SIDE, STRIDE = 32, 24
+SPLIT = SplitSpec(val=0.15, test=0.2, seed=3)
+
+pytestmark = pytest.mark.ray
+
+
+class Source:
+    """A data set in a workspace, and its pixels and class indexes as plain arrays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images: dict[str, np.ndarray] = {}
+        self.labels: dict[str, np.ndarray] = {}
+        for seed, (name, size) in enumerate(SIZES.items()):
+            image = random_pixels(size, 2, "uint16", seed) + 1
+            image[:, :70, :45] = 0  # no image where there are labels
+            rng = np.random.default_rng(seed)
+            labels = rng.choice([0, 1], size).astype(np.uint8)
+            labels[-90:, -100:] = IGNORE
+            self.images[name], self.labels[name] = image, labels
+            options = {"blockysize": 16, "compress": "deflate"}
+            write_raster(folder / "images" / f"{name}.tif", image, nodata=0, **options)  # type: ignore[arg-type]
+            write_raster(folder / "labels" / f"{name}.tif", labels)
+        ingest(
+            IngestConfig.model_validate(
+                {
+                    "dataset": "coast",
+                    "scenes": [str(folder / "images" / "*.tif")],
+                    "labels": [str(folder / "labels" / "*.tif")],
+                    "classes": [{"value": 0, "name": "land"}, {"value": 1, "name": "water"}],
+                    "ignore": [IGNORE],
+                }
+            )
+        )
+
+    def cut(self, scene: str, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Image (side, side, bands) and mask of a window, by numpy alone."""
+        pad = ((0, SIDE), (0, SIDE))
+        image = np.pad(self.images[scene], ((0, 0), *pad))[:, *window.slices()]
+        labels = np.pad(self.labels[scene], pad, constant_values=IGNORE)[window.slices()]
+        mask = np.where((image == 0).any(axis=0), IGNORE, labels).astype(np.uint8)
+        return np.moveaxis(image, 0, -1), mask
+
+
+@pytest.fixture
+def source(tmp_path: Path, workspace: Path) -> Source:
+    return Source(tmp_path / "inputs")
+
+
+def config(**changes: Any) -> TileConfig:
+    given: dict[str, Any] = {"patch_size": SIDE, "stride": STRIDE, "split": SPLIT, "unit": 256}
+    return TileConfig(dataset="coast", **given | changes)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): file_digest(path) for path in files}
+
+
+def test_patches_and_counts_equal_a_plain_count_and_come_out_the_same_twice(
+    source, workspace, ray_cluster
+):
+    result = tile(config())
+    folder = workspace / "data" / "patches" / "coast"
+    first = digests(folder)
+    assert list(folder.parent.iterdir()) == [folder]
+    store = PatchStore.open(folder)
+    raw = workspace / "data" / "raw" / "coast"
+    scenes = [scene_size(raw, scene, SIDE, 2) for scene in DatasetManifest.read(raw).scenes]
+    assert {scene.name: (scene.height, scene.width) for scene in scenes} == SIZES
+    planned = plan_patches(scenes, PatchPlan(SIDE, STRIDE, SPLIT))
+    dropped, moments = 0, []
+    for split in ("train", "val", "test"):
+        counts, wanted = np.zeros(3, np.int64), {}
+        for key in (key for key in planned if key.split == split):
+            image, mask = source.cut(key.scene, key.window)
+            if (mask == IGNORE).all():
+                dropped += 1
+                continue
+            counts += [(mask == 0).sum(), (mask == 1).sum(), (mask == IGNORE).sum()]
+            wanted[key.scene, key.window.row, key.window.col] = image, mask
+            if split == "train":
+                moments.append(image[(image > 0).all(axis=-1)].astype(np.float64))
+        reader = store.split(split)
+        keys = reader.keys()
+        assert sorted(keys) == sorted(wanted)
+        batch = reader.read(range(len(keys)))
+        np.testing.assert_array_equal(batch.image, np.stack([wanted[key][0] for key in keys]))
+        np.testing.assert_array_equal(batch.mask, np.stack([wanted[key][1] for key in keys]))
+        names = ("land", "water", "unlabelled")
+        assert result["counts"][split] == {
+            "patches": len(keys),
+            "pixels": dict(zip(names, counts.tolist(), strict=True)),
+        }
+    assert dropped > 0
+    assert result["dropped"] == store.manifest.dropped == dropped
+    values = np.concatenate(moments)
+    np.testing.assert_allclose(store.manifest.mean, values.mean(axis=0))
+    np.testing.assert_allclose(store.manifest.std, values.std(axis=0))
+    tile(config())
+    assert digests(folder) == first
+
+
+def test_the_size_of_a_unit_changes_no_count(source, workspace, ray_cluster):
+    counts = []
+    for unit in (256, 4096):
+        counts.append(tile(config(unit=unit))["counts"])
+        store = PatchStore.open(workspace / "data" / "patches" / "coast")
+        counts.append(sorted(store.split("train").keys()))
+    assert counts[:2] == counts[2:]
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_a_file_damaged_after_ingest_fails_the_job_and_keeps_the_old_patches(
+    source, workspace, ray_cluster, part
+):
+    folder = workspace / "data" / "patches" / "coast"
+    damaged = workspace / "data" / "raw" / "coast" / part / "b.tif"
+    if part == "images":
+        tile(config())
+    before = digests(folder)
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    with pytest.raises(UnreadableRaster, match=rf"{part}/b\.tif"):
+        tile(config())
+    assert digests(folder) == before
+    left = [path for path in folder.parent.glob("*") if path != folder]
+    assert not left
+
+
+def test_a_data_set_without_labels_gives_no_patches(tmp_path, workspace):
+    scene = write_raster(tmp_path / "a.tif")
+    classes = [{"value": 0, "name": "land"}, {"value": 1, "name": "water"}]
+    ingest(
+        IngestConfig.model_validate(
+            {"dataset": "coast", "scenes": [str(scene)], "classes": classes}
+        )
+    )
+    with pytest.raises(EmptySplit, match="no labelled scene"):
+        tile(config())
+    assert not (workspace / "data" / "patches").exists()
+
+
+def test_a_split_that_leaves_no_room_for_training_is_an_error(source, workspace, ray_cluster):
+    with pytest.raises(EmptySplit, match="coast/train"):
+        tile(config(split=SplitSpec(val=0.49, test=0.49)))
+    assert not list((workspace / "data" / "patches").iterdir())
+
+
+def test_a_data_set_that_is_not_there_is_an_exit_code(workspace):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "tile.py"), "--dataset", "nowhere"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == DatasetNotFound.exit_code
+    assert json.loads(done.stdout)["subject"] == "nowhere"
+    assert not list(workspace.iterdir())

@@ -1,0 +1,207 @@
+"""The training loop: it learns, resumes, stops on NaN; by itself and in Ray Train workers."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from satseg_ray.classes import ClassDef, ClassTable
+from satseg_ray.errors import TrainingFailed
+from satseg_ray.geo.grid import Window
+from satseg_ray.model.spec import ModelSpec
+from satseg_ray.model.training_spec import TrainingSpec
+from satseg_ray.patches.schema import Patch
+from satseg_ray.patches.split import PatchKey
+from satseg_ray.patches.store import PatchManifest, write_part
+from satseg_ray.train.checkpoint import TrainState
+from satseg_ray.train.plan import Worker
+from satseg_ray.train.task import TrainTask
+
+pytestmark = pytest.mark.tensorflow
+
+SIDE = 64
+CLASSES = ClassTable((ClassDef(0, "land"), ClassDef(1, "water")))
+BANDS: dict = {
+    "bands": ("red", "nir"),
+    "band_indexes": (1, 2),
+    "dtype": "uint16",
+    "mean": (100.0, 100.0),
+    "std": (30.0, 30.0),
+}
+
+
+def _patch(split: str, number: int) -> Patch:
+    """Return a patch whose classes differ in brightness, two rows of it invalid."""
+    rng = np.random.default_rng(number)
+    mask = np.kron(rng.integers(0, 2, (4, 4)), np.ones((16, 16))).astype(np.uint8)
+    image = rng.normal(100, 5, (SIDE, SIDE, 2)) + 60 * (mask[..., None] - 0.5)
+    valid = np.ones(mask.shape, np.bool_)
+    valid[:2] = False
+    window = Window(0, number * SIDE, SIDE, SIDE)
+    labelled = np.where(valid, mask, np.uint8(255))
+    return Patch(PatchKey(split, "toy", window), image.astype(np.uint16), labelled, valid)
+
+
+def write_patches(directory: Path, **patches: int) -> Path:
+    """Write a patch store with so many patches in each split."""
+    pixels = {"land": 1000, "water": 1000, "unlabelled": 100}
+    manifest = PatchManifest(
+        dataset="toy",
+        version="toy@1",
+        classes=CLASSES,
+        patch_size=SIDE,
+        stride=SIDE,
+        counts={split: {"patches": n, "pixels": pixels} for split, n in patches.items()},
+        dropped=0,
+        lineage={},
+        **BANDS,
+    )
+    directory.mkdir()
+    manifest.write(directory)
+    for split, count in patches.items():
+        rows = [_patch(split, number) for number in range(count)]
+        write_part(directory / split / "part-0.parquet", rows, manifest.schema)
+    return directory
+
+
+def make_task(directory: Path, model: Path, **training) -> TrainTask:
+    spec = ModelSpec(
+        architecture="linknet",
+        backbone="mobilenetv2",
+        classes=CLASSES,
+        patch_size=SIDE,
+        stride=SIDE,
+        **BANDS,
+    )
+    defaults = {"epochs": 3, "batch_size": 4, "learning_rate": 2e-3}
+    return TrainTask(str(directory), str(model), spec, TrainingSpec(**defaults | training))
+
+
+class Interruption(Exception):
+    pass
+
+
+@dataclass
+class SoloSession:
+    """One worker, checkpoints in a directory; ``stop_after`` an epoch it is interrupted."""
+
+    checkpoints: Path
+    stop_after: int | None = None
+    worker: Worker = field(default_factory=Worker)
+
+    def resume(self, into: Path) -> Path | None:
+        return self.checkpoints if self.checkpoints.exists() else None
+
+    def report(self, epoch: int, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
+        assert checkpoint is not None
+        shutil.copytree(checkpoint, self.checkpoints, dirs_exist_ok=True)
+        if epoch == self.stop_after:
+            raise Interruption
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory) -> Path:
+    return write_patches(tmp_path_factory.mktemp("toy") / "patches", train=10, val=3)
+
+
+@pytest.fixture(scope="module")
+def trained(patches, tmp_path_factory) -> tuple[Path, TrainState]:
+    """An undisturbed run: the model's directory and the last state."""
+    from satseg_ray.train.loop import fit
+
+    directory = tmp_path_factory.mktemp("run")
+    task = make_task(patches, directory / "model")
+    return directory / "model", fit(task, SoloSession(directory / "checkpoints"))
+
+
+def test_loss_falls_on_a_learnable_set(trained):
+    _, state = trained
+    losses = [figures["loss"] for figures in state.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert len(losses) == 3
+
+
+def test_figures_cover_the_validation_split_and_each_class(trained):
+    _, state = trained
+    assert {"val_loss", "val_mean_iou", "val_iou_land", "val_iou_water"} <= set(state.best)
+    assert state.best["val_mean_iou"] == max(f["val_mean_iou"] for f in state.history)
+
+
+def test_model_written_is_that_of_the_best_epoch(trained):
+    from satseg_ray.model.store import load_network
+
+    model, state = trained
+    for stored, best in zip(load_network(model).get_weights(), state.best_weights, strict=True):
+        np.testing.assert_array_equal(stored, best)
+
+
+def test_interrupted_run_goes_on_where_it_was(patches, trained, tmp_path):
+    from satseg_ray.train.loop import fit
+
+    task = make_task(patches, tmp_path / "model")
+    session = SoloSession(tmp_path / "checkpoints", stop_after=1)
+    with pytest.raises(Interruption):
+        fit(task, session)
+    assert not (tmp_path / "model").exists()
+    state = fit(task, replace(session, stop_after=None))
+    resumed = [figures["loss"] for figures in state.history]
+    undisturbed = [figures["loss"] for figures in trained[1].history]
+    assert resumed == pytest.approx(undisturbed, rel=1e-3)
+
+
+def test_loss_that_is_no_number_stops_with_step_and_keeps_the_checkpoint(patches, tmp_path):
+    from satseg_ray.train.loop import fit
+
+    task = make_task(patches, tmp_path / "model", loss={"cross_entropy": math.inf})
+    with pytest.raises(TrainingFailed, match="epoch 1, step 1 is inf"):
+        fit(task, SoloSession(tmp_path / "checkpoints"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_state_comes_back_from_its_files(tmp_path):
+    state = TrainState()
+    state.advance([np.arange(3.0)], [], {"score": 0.5}, "score")
+    state.advance([np.arange(3.0) + 1], [], {"score": 0.4}, "score")
+    state.write(tmp_path)
+    back = TrainState.read(tmp_path)
+    assert (back.epoch, back.best_epoch, dict(back.best)) == (2, 1, {"score": 0.5})
+    np.testing.assert_array_equal(back.weights[0], [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(back.best_weights[0], [0.0, 1.0, 2.0])
+
+
+def test_without_a_score_the_newest_weights_are_the_best():
+    state = TrainState()
+    for number in range(3):
+        state.advance([np.array([number])], [], {"loss": 1.0}, "score")
+    assert state.best_epoch == 3
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_ray_workers_train_as_one_process_does(ray_cluster, patches, trained, tmp_path, workers):
+    from satseg_ray.train.trainer import RunPlace, TrainResources, train
+
+    task = make_task(patches, tmp_path / "model")
+    place = RunPlace("toy", str(tmp_path / "runs"))
+    result = train(task, TrainResources(workers=workers, cpus=1), place)
+    assert Path(result.model, "spec.json").is_file()
+    losses = [figures["loss"] for figures in result.history]
+    # One thread adds in another order than two; two workers normalise by half a batch each
+    tolerance = 0.1 if workers == 1 else 0.3
+    assert losses == pytest.approx([f["loss"] for f in trained[1].history], rel=tolerance)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_fact_met_by_a_worker_reaches_the_driver(ray_cluster, patches, tmp_path):
+    from satseg_ray.train.trainer import RunPlace, TrainResources, train
+
+    task = make_task(patches, tmp_path / "model", loss={"cross_entropy": math.inf})
+    with pytest.raises(TrainingFailed, match="the loss of epoch 1"):
+        train(task, TrainResources(max_failures=0), RunPlace("nan", str(tmp_path / "runs")))
