@@ -58,7 +58,8 @@ def test_patches_come_back_as_they_were_written(tmp_path, dtype):
     np.testing.assert_array_equal(batch.valid, np.stack([p.valid for p in patches]))
     dtypes = [array.dtype.name for array in (batch.image, batch.mask, batch.valid)]
     assert dtypes == [dtype, "uint8", "bool"]
-    assert reader.keys() == [(p.key.scene, p.key.window.row, p.key.window.col) for p in patches]
+    keys = [reader.key(position) for position in range(len(reader))]
+    assert keys == [(p.key.scene, p.key.window.row, p.key.window.col) for p in patches]
 
 
 @pytest.fixture(scope="module")

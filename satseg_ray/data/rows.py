@@ -79,7 +79,9 @@ def run_tasks(
 ) -> Iterator[Work]:
     """Yield the outcome of ``function`` for each row, in any order, from stateless tasks."""
     mapped = _rows(rows).map(
-        function, compute=TaskPoolStrategy(size=pool.workers), num_cpus=pool.cpus
+        function,
+        compute=TaskPoolStrategy(size=min(pool.workers, len(rows))),
+        num_cpus=pool.cpus,
     )
     yield from _outcomes(mapped)
 

@@ -125,7 +125,7 @@ class SplitReader:
 
     def read(self, ids: Sequence[int]) -> PatchBatch:
         """Return the patches at positions ``ids``, in the order asked for."""
-        tables = [self._row(int(i)) for i in ids]
+        tables = [self._row(int(i), ("image", "mask", "valid")) for i in ids]
         table = pa.concat_tables(tables)
         return PatchBatch(
             image=tensor_column(table, "image"),
@@ -133,20 +133,17 @@ class SplitReader:
             valid=tensor_column(table, "valid").astype(np.bool_),
         )
 
-    def keys(self) -> list[tuple[str, int, int]]:
-        """Return ``(scene, row, col)`` of every patch, in order."""
-        names = ["scene", "row", "col"]
-        rows = (pq.read_table(path, columns=names).to_pylist() for path in self._files)
-        return [(r["scene"], r["row"], r["col"]) for part in rows for r in part]
+    def key(self, position: int) -> tuple[str, int, int]:
+        """Return ``(scene, row, col)`` of the patch at ``position``."""
+        (row,) = self._row(position, ("scene", "row", "col")).to_pylist()
+        return row["scene"], row["row"], row["col"]
 
-    def _row(self, position: int) -> pa.Table:
+    def _row(self, position: int, columns: Sequence[str]) -> pa.Table:
         index = int(np.searchsorted(self._ends, position, side="right"))
         before = self._ends[index - 1] if index else 0
         with pq.ParquetFile(self._files[index], metadata=self._footers[index]) as file:
             return file.read_row_group(
-                (position - before) // _ROW_GROUP,
-                columns=["image", "mask", "valid"],
-                use_threads=False,
+                (position - before) // _ROW_GROUP, columns=list(columns), use_threads=False
             )
 
 

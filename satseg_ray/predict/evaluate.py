@@ -25,6 +25,7 @@ from satseg_ray.model.store import read_spec
 from satseg_ray.patches.store import PatchStore
 from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands
 from satseg_ray.predict.scoring import (
+    SHOWN,
     LabelledScene,
     SceneScorer,
     SplitScorer,
@@ -39,7 +40,6 @@ from satseg_ray.workspace import Workspace, absolute, fresh_directory, name_from
 
 METRICS, SAMPLES, CONFUSION = "metrics.json", "samples.png", "confusion.png"
 _CHUNK = 32
-_SHOWN = 6
 
 
 def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
@@ -153,9 +153,9 @@ def total(outcomes: Sequence[Work], classes: int) -> Confusion:
 def _write_figures(
     folder: Path, confusion: Confusion, outcomes: Sequence[Work], spec: ModelSpec
 ) -> None:
-    labelled = [o for o in outcomes if sum(map(sum, o["counts"]))] or list(outcomes)
-    step = max(1, -(-len(labelled) // _SHOWN))
-    samples = [read_sample(folder / "samples", o["key"]) for o in labelled[::step]]
+    """Write the figures; samples are those whose labels have most to show."""
+    offered = sorted((-float(v), str(title)) for o in outcomes for v, title in o["samples"])
+    samples = [read_sample(folder / "samples", title) for _, title in offered[:SHOWN]]
     write_samples(folder / SAMPLES, samples, spec.classes)
     write_confusion(folder / CONFUSION, confusion, spec.classes.names)
     shutil.rmtree(folder / "samples")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,12 @@ from satseg_ray.model.figures import Sample
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.protocol import Model
 from satseg_ray.model.segment import SegmentedTile, fill_values, segment_tile
-from satseg_ray.patches.store import PatchStore
+from satseg_ray.patches.schema import Indexes
+from satseg_ray.patches.store import PatchBatch, PatchStore
 from satseg_ray.predict.tiles import visible_bands
+
+SHOWN = 6
+"""The most samples that a person is shown of one evaluation."""
 
 _SAMPLE_SIDE = 512
 _BAND = 512
@@ -28,7 +32,7 @@ _BAND = 512
 
 @dataclass(frozen=True)
 class SplitTask:
-    """Patches of one split; ``folder`` takes a sample of each piece."""
+    """Patches of one split; ``folder`` takes the samples of all pieces."""
 
     patches: str
     split: str
@@ -59,14 +63,23 @@ class SplitScorer:
 
     def _score(self, row: Work) -> Work:
         spec = self._model.spec
-        batch = self._reader.read(range(row["start"], row["stop"]))
+        positions = range(row["start"], row["stop"])
+        batch = self._reader.read(positions)
         filled = np.where(batch.valid[..., None], batch.image, fill_values(spec))
         predicted = best(self._model.predict_proba(filled.astype(spec.dtype)))
         counts = Confusion.from_indexes(batch.mask, predicted, len(spec.classes))
-        image = np.moveaxis(batch.image[0], -1, 0)[list(visible_bands(spec))]
-        sample = Sample(row["key"], image, batch.valid[0], batch.mask[0], predicted[0])
-        write_sample(Path(self._task.folder), sample)
-        return outcome(counts)
+        varieties = [variety(mask) for mask in batch.mask]
+        offered = np.argsort(varieties, kind="stable")[::-1][:SHOWN].tolist()
+        samples = [self._sample(positions[i], i, batch, predicted) for i in offered]
+        for sample in samples:
+            write_sample(Path(self._task.folder), sample)
+        return outcome(counts, samples)
+
+    def _sample(self, position: int, index: int, batch: PatchBatch, predicted: Indexes) -> Sample:
+        scene, row, col = self._reader.key(position)
+        image = np.moveaxis(batch.image[index], -1, 0)[list(visible_bands(self._model.spec))]
+        title = f"{scene} row {row} col {col}"
+        return Sample(title, image, batch.valid[index], batch.mask[index], predicted[index])
 
 
 class SceneScorer:
@@ -94,19 +107,20 @@ class SceneScorer:
             part = _middle(core)
             image = reader.read(part).pixels[list(visible_bands(spec))]
             truth, predicted, valid = _compared(labels, tile, part)
-        write_sample(Path(self._task.folder), Sample(row["key"], image, valid, truth, predicted))
-        return outcome(confusion)
+        sample = Sample(f"row {part.row} col {part.col}", image, valid, truth, predicted)
+        write_sample(Path(self._task.folder), sample)
+        return outcome(confusion, [sample])
 
 
-def best(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def best(scores: npt.NDArray[np.float32]) -> Indexes:
     """Return the class index of the highest of scores (..., classes)."""
-    indexes: npt.NDArray[np.uint8] = scores.argmax(axis=-1).astype(np.uint8)
+    indexes: Indexes = scores.argmax(axis=-1).astype(np.uint8)
     return indexes
 
 
 def _compared(
     labels: LabelReader, tile: SegmentedTile, window: Window
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Mask]:
+) -> tuple[Indexes, Indexes, Mask]:
     """Return true and predicted class indexes of a window in the core, and where it is valid."""
     place = window.relative_to(tile.core).slices()
     valid = tile.valid[place]
@@ -120,9 +134,20 @@ def _middle(core: Window) -> Window:
     return Window(row, col, height, width)
 
 
-def outcome(counts: Confusion) -> Work:
-    """Return confusion counts as JSON values."""
-    return {"counts": counts.counts.tolist(), "unlabelled": counts.unlabelled}
+def variety(mask: Indexes) -> float:
+    """Return the entropy in nats of the labels of a mask: how much it has to show."""
+    counts = np.bincount(mask[mask != IGNORE])
+    shares = counts[counts > 0] / max(int(counts.sum()), 1)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def outcome(counts: Confusion, samples: Sequence[Sample]) -> Work:
+    """Return confusion counts, and the titles of samples by their variety, as JSON values."""
+    return {
+        "counts": counts.counts.tolist(),
+        "unlabelled": counts.unlabelled,
+        "samples": [[variety(sample.truth), sample.title] for sample in samples],
+    }
 
 
 def write_sample(folder: Path, sample: Sample) -> None:
