@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -15,12 +16,31 @@ from pydantic_settings import (
 )
 from yaml import YAMLError, safe_load
 
-from satseg_ray.classes import ClassDef
+from satseg_ray.classes import ClassDef, parse_color
 from satseg_ray.errors import ConfigError, MissingFile
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.split import SplitSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+def _value_or_color(item: object) -> object:
+    """Return a label value as a number, from a flag too, or a colour as it is written.
+
+    Raises:
+        ValueError: neither a value of 0 to 255 nor ``#RRGGBB``.
+    """
+    if isinstance(item, str) and item.isdecimal():
+        item = int(item)
+    if isinstance(item, str):
+        parse_color(item)
+    elif not isinstance(item, int) or not 0 <= item <= 255:
+        raise ValueError(f"{item!r} is no label value of 0 to 255 and no colour '#RRGGBB'")
+    return item
+
+
+Ignored = Annotated[int | str, BeforeValidator(_value_or_color)]
+"""A label value, or a colour, that means "unlabelled"."""
 
 
 class IngestConfig(BaseModel):
@@ -32,7 +52,7 @@ class IngestConfig(BaseModel):
     scenes: list[str] = Field(min_length=1, description="Paths or patterns of the scenes.")
     labels: list[str] = Field([], description="Paths or patterns of the label rasters.")
     classes: list[ClassDef] = Field(description="The classes: value, name, color.")
-    ignore: list[int | str] = Field([], description="Label values and '#RRGGBB' of no class.")
+    ignore: list[Ignored] = Field([], description="Label values and '#RRGGBB' of no class.")
     labels_by: Literal["auto", "value", "color"] = Field(
         "auto", description="Labels by value or by colour; auto: by colour where there are some."
     )
@@ -109,7 +129,7 @@ class EvaluateConfig(BaseModel):
     split: Literal["train", "val", "test"] = "test"
     scene: str | None = Field(None, description="Instead of a data set: path of a scene.")
     labels: str | None = Field(None, description="Path of the scene's label raster.")
-    ignore: list[int | str] = Field([], description="Label values and '#RRGGBB' of no class.")
+    ignore: list[Ignored] = Field([], description="Label values and '#RRGGBB' of no class.")
     labels_by: Literal["auto", "value", "color"] = "auto"
     output: str | None = Field(None, description="Name of the result; null: model and data.")
     experiment: str = Field("satseg", description="The MLflow experiment.")
@@ -203,7 +223,17 @@ def _sentence(error: Any) -> str:
     return f"is {error['input']!r}: {reason[0].lower()}{reason[1:]}"
 
 
+def _keys(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:
+    """Return the keys of the section that a place in a config lies in."""
+    section: Any = kind
+    for part in place[:-1]:
+        section = section.model_fields[part].annotation if part in section.model_fields else None
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return ["those in the job's YAML file"]
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
 def _remedy(kind: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return f"The keys are {', '.join(kind.model_fields)}."
+        return f"The keys are {', '.join(_keys(kind, error['loc']))}."
     return "Set it in the YAML file or by a flag."

@@ -118,6 +118,13 @@ class UnwritableProduct(SatsegError):
     exit_code = 20
 
 
+class InUse(SatsegError):
+    """A data set or a product is being read or written by another job."""
+
+    exit_code = 21
+    http_status = 409
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 

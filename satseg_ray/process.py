@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 from satseg_ray.lineage import code_revision
 
+LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1", "SM_FRAMEWORK": "tf.keras"}
+"""What the environment of every process that builds a network must hold."""
+
 WORKER_ENVIRONMENT = {
-    "TF_USE_LEGACY_KERAS": "1",
-    "SM_FRAMEWORK": "tf.keras",
+    **LEGACY_KERAS,
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",

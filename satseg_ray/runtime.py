@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,26 +46,77 @@ def ray_session(job: str, dashboard: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
+def places(cpus: int, gpus: int = 0) -> int:
+    """Return how many workers of so many CPUs and GPUs the connected cluster holds at once.
+
+    Raises:
+        ConfigError: not one, with what is asked for and what there is.
+    """
+    nodes = _nodes()
+    found = places_on(nodes, cpus, gpus)
+    if not found:
+        raise _too_much(1, cpus, gpus, nodes)
+    return found
+
+
 def check_fits(workers: int, cpus: int, gpus: int) -> None:
     """Refuse workers that the connected cluster could never place: they would wait for ever.
 
     Raises:
         ConfigError: with what is asked for and what there is.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = sum(
-        int(min(node.get("CPU", 0) // max(cpus, 1), node.get("GPU", 0) // gpus if gpus else 1e9))
-        for node in nodes
-    )
-    if places < workers:
-        found = ", ".join(f"{n.get('CPU', 0):g} CPUs {n.get('GPU', 0):g} GPUs" for n in nodes)
-        raise ConfigError(
-            "actors, threads, gpu",
-            f"ask for {workers} workers of {cpus} CPUs and {gpus} GPUs, the cluster has {found}",
-            "Ask for less, or add nodes.",
-        )
+    nodes = _nodes()
+    if places_on(nodes, cpus, gpus) < workers:
+        raise _too_much(workers, cpus, gpus, nodes)
+
+
+def places_on(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
+    """Return how many workers of so many CPUs and GPUs fit on nodes with these resources.
+
+    >>> places_on([{"CPU": 3}, {"CPU": 3}], cpus=2, gpus=0)
+    2
+    >>> places_on([{"CPU": 16, "GPU": 1}], cpus=1, gpus=1)
+    1
+    """
+    by_cpu = [int(node.get("CPU", 0) // cpus) for node in nodes]
+    if not gpus:
+        return sum(by_cpu)
+    by_gpu = [int(node.get("GPU", 0) // gpus) for node in nodes]
+    return sum(map(min, by_cpu, by_gpu))
+
+
+def widest_share(nodes: Sequence[Mapping[str, float]], workers: int, gpus: int) -> int:
+    """Return the most CPUs that each of so many equal workers can have; 1 where they do not fit.
+
+    >>> widest_share([{"CPU": 8}, {"CPU": 1}], workers=3, gpus=0)
+    2
+    """
+    most = int(max((node.get("CPU", 0) for node in nodes), default=1))
+    shares = range(most, 0, -1)
+    return next((cpus for cpus in shares if places_on(nodes, cpus, gpus) >= workers), 1)
+
+
+def cpus_for_each(workers: int, gpus: int) -> int:
+    """Return :func:`widest_share` on the connected cluster."""
+    nodes = _nodes()
+    return widest_share(nodes, workers, gpus)
 
 
 def cluster_cpus() -> int:
     """Return the whole CPUs of the cluster, at least one."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _too_much(
+    workers: int, cpus: int, gpus: int, nodes: Sequence[Mapping[str, float]]
+) -> ConfigError:
+    found = ", ".join(f"{n.get('CPU', 0):g} CPUs {n.get('GPU', 0):g} GPUs" for n in nodes)
+    return ConfigError(
+        "workers, actors, threads, gpu",
+        f"ask for {workers} of {cpus} CPUs and {gpus} GPUs each, the nodes have {found}",
+        "Ask for less, or add nodes.",
+    )

@@ -1,23 +1,17 @@
-"""Where everything lies in a workspace, and folders that appear complete or not at all."""
+"""Where everything lies in a workspace, and which names may become folders."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from socket import gethostname
 
-from satseg_ray.errors import ConfigError, UnwritableProduct
+from satseg_ray.errors import ConfigError
 from satseg_ray.lineage import value_digest
 from satseg_ray.process import in_submitted_job
 
 ENVIRONMENT_NAME = "SATSEG_WORKSPACE"
-_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -101,56 +95,3 @@ def absolute(path: str, field: str) -> Path:
             "Give an absolute path that every node reaches.",
         )
     return Path(os.path.abspath(path))
-
-
-@contextmanager
-def fresh_directory(target: Path) -> Iterator[Path]:
-    """Give a folder to write into; it becomes ``target``, replacing an older one, at the end.
-
-    Where the block raises, nothing is left and an older ``target`` stays as it was. What a killed
-    process left is removed by the next one on that machine.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f".{target.name}.{gethostname()}.*.partial"):
-        if not _alive(stale):
-            _sweep(stale, target)
-    partial = target.with_name(f".{target.name}.{gethostname()}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
-        yield partial
-        _swap(partial, target)
-    except OSError as error:
-        if error.errno not in _NO_PLACE:
-            raise
-        raise UnwritableProduct(
-            target, f"cannot be written ({error.strerror})", "Look at the disk's space and rights."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _swap(partial: Path, target: Path) -> None:
-    old = partial.with_name(partial.name.removesuffix(".partial") + ".old.partial")
-    if target.exists():
-        target.replace(old)
-    try:
-        partial.replace(target)
-    except BaseException:  # a signal, too: the older one comes back
-        if old.exists() and not target.exists():
-            old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sweep(stale: Path, target: Path) -> None:
-    """Remove what a killed process left; an older product it had put aside comes back."""
-    if stale.name.endswith(".old.partial") and not target.exists():
-        stale.replace(target)
-    else:
-        shutil.rmtree(stale, ignore_errors=True)
-
-
-def _alive(partial: Path) -> bool:
-    """Tell whether another process writes a folder; one of this number may be of an earlier one."""
-    pid = partial.name.removesuffix(".old.partial").removesuffix(".partial").rpartition(".")[2]
-    return pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()

@@ -65,3 +65,8 @@ def write_raster(
         if palette is not None:
             dst.write_colormap(1, {value: tuple(color) for value, color in palette.items()})
     return path
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a folder, in order."""
+    return sorted(path.name for path in folder.iterdir())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from satseg_ray.config import (
     load_config,
 )
 from satseg_ray.errors import ConfigError, MissingFile, SatsegError
-from satseg_ray.workspace import Workspace, absolute, checked_name, fresh_directory
+from satseg_ray.workspace import Workspace, absolute, checked_name
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
@@ -225,64 +224,14 @@ def test_a_name_that_could_leave_its_folder_is_refused(name):
         checked_name(name, "dataset")
 
 
-def test_a_fresh_directory_replaces_the_old_one_on_success(tmp_path):
-    target = tmp_path / "deep" / "set"
-    for text in ("old", "new"):
-        with fresh_directory(target) as folder:
-            (folder / f"{text}.txt").write_text(text)
-    assert [path.name for path in target.iterdir()] == ["new.txt"]
-    assert list(target.parent.iterdir()) == [target]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("existed", [True, False])
-def test_a_fresh_directory_leaves_the_old_one_or_nothing_on_failure(tmp_path, error, existed):
-    target = tmp_path / "set"
-    if existed:
-        with fresh_directory(target) as folder:
-            (folder / "old.txt").write_text("old")
-    with pytest.raises(error), fresh_directory(target) as folder:  # noqa: PT012
-        (folder / "new.txt").write_text("new")
-        raise error("half way")
-    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
-    assert sorted(left) == (["set", "set/old.txt"] if existed else [])
-
-
-def test_where_the_new_one_cannot_be_put_in_place_the_old_one_stays(tmp_path):
-    target = tmp_path / "set"
-    with fresh_directory(target) as folder:
-        (folder / "old.txt").write_text("old")
-    with pytest.raises(FileNotFoundError), fresh_directory(target) as folder:
-        folder.rmdir()
-    assert [path.name for path in tmp_path.rglob("*")] == ["set", "old.txt"]
-
-
-def test_a_fresh_directory_sweeps_what_killed_processes_left_and_nothing_else(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    own, other = os.getpid(), os.getppid()
-    here = f".set.{socket.gethostname()}"
-    stale = [
-        f"{here}.{dead.pid}.partial",
-        f"{here}.{own}.partial",
-        f"{here}.{dead.pid}.old.partial",
-    ]
-    kept = [f"{here}.{other}.partial", f".other.{dead.pid}.partial", f"{here}.{other}.old.partial"]
-    kept.append(f".set.another-host.{dead.pid}.partial")
-    for name in stale + kept:
-        (tmp_path / name).mkdir()
-    with fresh_directory(tmp_path / "set"):
-        pass
-    assert {path.name for path in tmp_path.iterdir()} == {*kept, "set"}
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_job_that_is_stopped_says_so_and_leaves_nothing(tmp_path, number):
     code = (
         "import sys, time, types\n"
         "from satseg_ray.cli import main\n"
         "from satseg_ray.config import TileConfig\n"
-        "from satseg_ray.workspace import Workspace, fresh_directory\n"
+        "from satseg_ray.products import fresh_directory\n"
+        "from satseg_ray.workspace import Workspace\n"
         "def run(config):\n"
         "    with fresh_directory(Workspace.resolve().patches(config.dataset)):\n"
         "        print('ready', file=sys.stderr, flush=True)\n"

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rasterio.crs import CRS
 
 from satseg_ray.classes import IGNORE, ClassDef, ClassTable, parse_color
 from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnknownClassValue, UnreadableRaster
@@ -39,7 +41,10 @@ DUBAI = ClassTable(
 
 def read(path: Path, rule: LabelRule) -> np.ndarray:
     with LabelReader(str(path), rule) as reader:
-        return np.concatenate([indexes for _, indexes in reader.strips()])
+        whole = np.full(inspect_raster(path).window.shape, 99, np.uint8)
+        for window, indexes in reader.blocks():
+            whole[window.slices()] = indexes
+        return whole
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
@@ -189,8 +194,10 @@ def test_a_truncated_mask_is_refused_and_never_read_as_the_first_class(tmp_path)
     ("change", "problem"),
     [
         ({"height": 63}, "is 63 x 80 pixels, its scene .* is 64 x 80"),
-        ({"crs": "EPSG:32619"}, "is in EPSG:32619, its scene .* in EPSG:32618"),
+        ({"crs": CRS.from_epsg(32619).to_wkt()}, "is in EPSG:32619, its scene .* in EPSG:32618"),
         ({"transform": (500_005.0, 10, 0, 4_600_000, 0, -10)}, "lies 0.50 pixels off"),
+        ({"transform": (500_000.0, 10.05, 0, 4_600_000, 0, -10)}, "lies 0.40 pixels off"),
+        ({"transform": (500_000.0, 10, 0, 4_600_000, 0.1, -10)}, "lies 0.80 pixels off"),
     ],
 )
 def test_labels_elsewhere_than_their_scene_are_refused(make_raster, change, problem):
@@ -198,6 +205,27 @@ def test_labels_elsewhere_than_their_scene_are_refused(make_raster, change, prob
     labels = replace(inspect_raster(make_raster("labels.tif", bands=1)), **change)
     with pytest.raises(LabelsDoNotMatch, match=problem):
         check_same_grid(labels, scene)
+
+
+def test_a_masked_pixel_of_labels_is_unlabelled(make_raster):
+    path = make_raster(values=np.zeros((2, 2), np.uint8))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(np.array([[True, False], [True, True]]))
+    rule = LabelRule(ClassTable((ClassDef(0, "a"), ClassDef(1, "b"))))
+    np.testing.assert_array_equal(read(path, rule), [[0, IGNORE], [0, 0]])
+
+
+def test_a_clear_pixel_of_coloured_labels_is_unlabelled(make_raster):
+    values = np.concatenate([colored(np.array([[0, 1]])), [[[0, 255]]]]).astype(np.uint8)
+    path = make_raster("clear.png", values)
+    np.testing.assert_array_equal(read(path, LabelRule(TABLE)), [[IGNORE, 1]])
+
+
+def test_more_than_eight_bits_are_no_colour(make_raster):
+    values = np.zeros((3, 2, 2), np.uint16)
+    values[1] = 65280  # would run over into red
+    with pytest.raises(ConfigError, match="neither colours nor a palette"):
+        read(make_raster(values=values), LabelRule(TABLE, by="color"))
 
 
 @pytest.mark.parametrize("georeference", [{"crs": None}, {"crs": None, "transform": None}, {}])

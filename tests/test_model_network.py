@@ -15,6 +15,7 @@ from satseg_ray.model.network import ARCHITECTURES, build_network, check_spec
 from satseg_ray.model.segmenter import Segmenter
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import load_network, read_spec, save_model
+from tests.factories import names
 
 pytestmark = pytest.mark.tensorflow
 
@@ -124,7 +125,7 @@ def test_a_model_directory_holds_no_pickle_and_no_scratch(model_dir):
         "spec.json",
         "weights.h5",
     ]
-    assert [path.name for path in model_dir.parent.iterdir()] == [model_dir.name]
+    assert names(model_dir.parent) == [model_dir.name]
     assert not list(model_dir.rglob("*.pkl"))
 
 

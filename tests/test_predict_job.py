@@ -25,7 +25,7 @@ from satseg_ray.errors import (
 from satseg_ray.predict.evaluate import evaluate
 from satseg_ray.predict.scene import predict
 from satseg_ray.tracking import Tracking, register_model
-from tests.factories import write_raster
+from tests.factories import names, write_raster
 from tests.test_predict_ray import HEIGHT, SPEC, WIDTH, textured, write_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.tensorflow]
@@ -49,7 +49,7 @@ def in_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def left_over(home: Path) -> list[str]:
     folders = (home / "predictions", home / "evaluations")
-    return [path.name for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return [name for folder in folders if folder.is_dir() for name in names(folder)]
 
 
 def no_file(folder: Path) -> Path:

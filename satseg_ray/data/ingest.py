@@ -21,11 +21,18 @@ from satseg_ray.errors import (
 )
 from satseg_ray.geo.cog import write_label_raster
 from satseg_ray.geo.labels import LabelReader, LabelRule, check_same_grid
-from satseg_ray.geo.raster import RasterInfo, check_whole, inspect_raster, raster_files
+from satseg_ray.geo.raster import (
+    RasterInfo,
+    check_whole,
+    inspect_raster,
+    misplaced_bands,
+    raster_files,
+)
 from satseg_ray.lineage import file_digest, value_digest
 from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
+from satseg_ray.products import fresh_directory
 from satseg_ray.progress import Progress, say
-from satseg_ray.workspace import Workspace, absolute, fresh_directory
+from satseg_ray.workspace import Workspace, absolute
 
 
 def ingest(config: IngestConfig) -> Mapping[str, Any]:
@@ -87,7 +94,7 @@ class _Ingestion:
             labels_source=str(labels) if labels else None,
             height=info.height,
             width=info.width,
-            crs=info.crs,
+            crs=info.crs_name,
         )
         return record, info
 
@@ -95,7 +102,7 @@ class _Ingestion:
         check_same_grid(inspect_raster(labels), scene)
         target = self.folder / "labels" / f"{Path(scene.path).stem}.tif"
         with LabelReader(str(labels), self.rule) as reader:
-            write_label_raster(target, scene, reader.strips(), self.rule.table, IGNORE)
+            write_label_raster(target, scene, reader.blocks(), self.rule.table, IGNORE)
         return target
 
 
@@ -164,7 +171,7 @@ def _manifest(
                 f"{first.path} has {first.count} of {first.dtype}",
                 "Give scenes of one kind.",
             )
-    indexes = tuple(config.bands) or tuple(range(1, first.count + 1))
+    indexes = tuple(config.bands) or first.color_bands
     if min(indexes) < 1 or max(indexes) > first.count:
         raise BandMismatch(
             first.path, f"has {first.count} bands, bands is {list(indexes)}", "Correct bands."
@@ -174,6 +181,13 @@ def _manifest(
         raise ConfigError(
             "band_names", f"names {len(config.band_names)} of {len(indexes)} bands", "Name each."
         )
+    for record, info in taken:
+        if strangers := misplaced_bands(info, named, indexes):
+            raise BandMismatch(
+                record.source,
+                f"has {strangers}, other than {first.path}",
+                "Give scenes with the same order of bands.",
+            )
     return DatasetManifest(
         name=config.dataset,
         classes=table,

@@ -121,13 +121,25 @@ def _outcomes(dataset: ray.data.Dataset) -> Iterator[Work]:
         yield outcome
 
 
-def raise_failures(outcomes: Sequence[Work], what: str) -> None:
-    """Raise the first failure (by key) with its own class, counting the others.
+def collected(
+    outcomes: Iterator[Work], what: str, seen: Callable[[Work], object] = lambda outcome: None
+) -> list[Work]:
+    """Return all outcomes in the order of their keys; ``seen`` sees each one as it comes.
 
     Raises:
-        SatsegError: of the class that the first failed piece met.
+        SatsegError: the first failure by key, of the class that it met, counting the others.
     """
-    failed = sorted((o for o in outcomes if o["status"] != "ok"), key=lambda o: o["key"])
+    taken: list[Work] = []
+    for outcome in outcomes:
+        taken.append(outcome)
+        seen(outcome)
+    taken.sort(key=lambda outcome: str(outcome["key"]))
+    _raise_first_failure(taken, what)
+    return taken
+
+
+def _raise_first_failure(outcomes: Sequence[Work], what: str) -> None:
+    failed = [outcome for outcome in outcomes if outcome["status"] != "ok"]
     if not failed:
         return
     first = failed[0]

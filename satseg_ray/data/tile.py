@@ -14,19 +14,20 @@ import numpy as np
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.config import TileConfig
-from satseg_ray.data.rows import Pool, Reporter, Work, raise_failures, run_tasks
+from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_tasks
 from satseg_ray.errors import EmptySplit
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.geo.raster import SceneReader
-from satseg_ray.lineage import code_revision
+from satseg_ray.lineage import code_revision, value_digest
 from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
 from satseg_ray.patches.schema import Indexes, Patch, cut_patch, patch_schema
 from satseg_ray.patches.split import SPLITS, PatchKey, PatchPlan, SceneSize, plan_patches
 from satseg_ray.patches.stats import SplitStats
 from satseg_ray.patches.store import PatchManifest, write_part
+from satseg_ray.products import fresh_directory, locked
 from satseg_ray.progress import Progress, say
 from satseg_ray.runtime import cluster_cpus, ray_session
-from satseg_ray.workspace import Workspace, fresh_directory
+from satseg_ray.workspace import Workspace
 
 
 def tile(config: TileConfig) -> Mapping[str, Any]:
@@ -37,22 +38,22 @@ def tile(config: TileConfig) -> Mapping[str, Any]:
     plan = PatchPlan(config.patch_size, config.stride, config.split)
     if not any(scene.labels for scene in dataset.scenes):
         raise EmptySplit(config.dataset, "has no labelled scene", "Ingest it with labels.")
-    with fresh_directory(target) as folder, ray_session("tile"):
+    with locked(raw), fresh_directory(target) as folder, ray_session("tile"):
         reporter = Reporter(str(folder / "notes"))
         sizes = _counted(CellCounter(dataset, str(raw), plan.patch_size, reporter))
         units = plan_units(plan_patches(sizes, plan), config.unit)
         progress = Progress("tile", sum(len(unit) for unit in units), "patches")
         cutter = UnitCutter(dataset, str(raw), str(folder), reporter)
         rows = [cutter.row(unit) for unit in units]
-        outcomes: list[Work] = []
         start = monotonic()
-        for outcome in run_tasks(rows, cutter.tile_unit, Pool(cluster_cpus())):
-            outcomes.append(outcome)
-            progress.advance(outcome.get("planned", 0))
+        outcomes = collected(
+            run_tasks(rows, cutter.tile_unit, Pool(cluster_cpus())),
+            "units",
+            lambda outcome: progress.advance(outcome.get("planned", 0)),
+        )
         seconds = monotonic() - start
-        raise_failures(outcomes, "units")
         (folder / "notes").rmdir()
-        manifest = _manifest(dataset, plan, sorted(outcomes, key=lambda o: str(o["key"])))
+        manifest = _manifest(dataset, plan, outcomes)
         manifest.write(folder)
     say(f"patches of {manifest.version} in {target}")
     return {
@@ -89,13 +90,13 @@ def _counted(counter: CellCounter) -> list[SceneSize]:
     """Return the labelled scenes with the classes in their cells, counted by the workers."""
     scenes = [scene for scene in counter.dataset.scenes if scene.labels]
     progress = Progress("count classes", len(scenes), "scenes")
-    outcomes: dict[str, Work] = {}
     rows = [{"key": scene.name} for scene in scenes]
-    for outcome in run_tasks(rows, counter.count_classes, Pool(cluster_cpus())):
-        outcomes[outcome["key"]] = outcome
-        progress.advance(1)
-    raise_failures(list(outcomes.values()), "scenes")
-    counts = {name: np.array(o["classes"], np.int64) for name, o in outcomes.items()}
+    outcomes = collected(
+        run_tasks(rows, counter.count_classes, Pool(cluster_cpus())),
+        "scenes",
+        lambda outcome: progress.advance(1),
+    )
+    counts = {o["key"]: np.array(o["classes"], np.int64) for o in outcomes}
     return [SceneSize(s.name, s.height, s.width, counts[s.name]) for s in scenes]
 
 
@@ -221,11 +222,18 @@ def _manifest(dataset: DatasetManifest, plan: PatchPlan, outcomes: Sequence[Work
         dropped=sum(int(o["dropped"]) for o in outcomes),
         lineage={
             "dataset_version": dataset.version,
+            "patches_version": patches_version(dataset, plan),
             "code_revision": code_revision(),
             "split": plan.split.model_dump_json(),
         },
         nodata=dataset.nodata,
     )
+
+
+def patches_version(dataset: DatasetManifest, plan: PatchPlan) -> str:
+    """Return the digest of what decides on the patches: the data set's content and the plan."""
+    settings = [dataset.version, plan.patch_size, plan.stride, plan.split.model_dump()]
+    return f"{dataset.name}@{value_digest(settings)[:16]}"
 
 
 def _stats(values: Mapping[str, Any]) -> SplitStats:

@@ -2,12 +2,13 @@
 
 from satseg_ray.geo.blend import RowBlender, best_class, taper
 from satseg_ray.geo.cog import MapFormat, assemble_cog, write_core
-from satseg_ray.geo.grid import Axis, Lattice, PatchBlock, TileGrid, Window, plan_cores
+from satseg_ray.geo.grid import Axis, CoreLimits, Lattice, PatchBlock, TileGrid, Window, plan_cores
 from satseg_ray.geo.labels import LabelReader, LabelRule
 from satseg_ray.geo.raster import RasterInfo, SceneReader, Tile, inspect_raster
 
 __all__ = [
     "Axis",
+    "CoreLimits",
     "LabelReader",
     "LabelRule",
     "Lattice",

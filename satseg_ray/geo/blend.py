@@ -77,14 +77,14 @@ class RowBlender:
 
 
 def best_class(sums: Scores) -> npt.NDArray[np.uint8]:
-    """Return the index of the highest score of each pixel; the first one wins a tie.
+    """Return the index of the highest score of each pixel (...); the first one wins a tie.
 
-    ``sums`` is (rows, columns, classes) float32. As ``argmax`` over the last axis, which is
+    ``sums`` is (..., classes) float32. As ``argmax`` over the last axis, which is
     several times slower for few classes.
     """
-    best = np.zeros(sums.shape[:2], np.uint8)
+    best = np.zeros(sums.shape[:-1], np.uint8)
     highest = sums[..., 0].copy()
-    for index in range(1, sums.shape[2]):
+    for index in range(1, sums.shape[-1]):
         scores = sums[..., index]
         np.copyto(best, np.uint8(index), where=scores > highest)
         np.maximum(highest, scores, out=highest)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 
 from satseg_ray.classes import ClassTable
-from satseg_ray.errors import UnwritableProduct
+from satseg_ray.errors import MissingFile, UnreadableRaster, UnwritableProduct
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.raster import RasterInfo, quiet_georeference
+from satseg_ray.geo.raster import RasterInfo, check_whole, quiet_georeference
+from satseg_ray.products import fresh_file
 
 BLOCK = 512
 _TRANSPARENT = (0, 0, 0, 0)
@@ -38,9 +38,31 @@ class MapFormat:
     tags: Mapping[str, str]
 
 
-def partial_name(path: Path) -> Path:
-    """Return the name, in the same folder, that ``path`` has while it is being written."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+@contextmanager
+def _fresh_raster(target: Path) -> Iterator[Path]:
+    """Give a name to write a raster to, which becomes ``target`` once it has been read back.
+
+    GDAL does not tell that a disk is full when it closes a file: reading does.
+
+    Raises:
+        UnwritableProduct: it could not be written whole.
+    """
+    with fresh_file(target) as partial:
+        try:
+            yield partial
+        except (CPLE_BaseError, RasterioError) as error:
+            raise _unwritable(target, error.__cause__ or error) from error
+        try:
+            check_whole(partial)
+        except (MissingFile, UnreadableRaster) as error:
+            raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: BaseException) -> UnwritableProduct:
+    text = " ".join(str(error).split()).rstrip(".")
+    return UnwritableProduct(
+        target, f"cannot be written ({text})", "Look for space on the disk, and start again."
+    )
 
 
 def class_values(
@@ -62,20 +84,16 @@ def core_file(directory: Path, core: Window) -> Path:
 def write_core(directory: Path, core: Window, values: npt.NDArray[np.uint8]) -> Path:
     """Write the values (rows, columns) of one core, complete or not at all."""
     target = core_file(directory, core)
-    partial = partial_name(target)
     profile = {"height": core.height, "width": core.width, "count": 1, "dtype": "uint8"}
     layout = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
-    try:
-        with (
-            quiet_georeference(),
-            rasterio.open(
-                partial, "w", driver="GTiff", compress="zstd", zstd_level=1, **layout, **profile
-            ) as file,
-        ):
-            file.write(values, 1)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        _fresh_raster(target) as partial,
+        quiet_georeference(),
+        rasterio.open(
+            partial, "w", driver="GTiff", compress="zstd", zstd_level=1, **layout, **profile
+        ) as file,
+    ):
+        file.write(values, 1)
     return target
 
 
@@ -86,28 +104,21 @@ def assemble_cog(target: Path, form: MapFormat, directory: Path, cores: Sequence
     Overviews are by nearest neighbour, as classes have no mean.
     """
     view = directory / "cores.vrt"
-    view.write_bytes(_view_of_cores(form, cores))
-    partial = partial_name(target)
-    try:
-        rasterio.shutil.copy(
-            view,
-            partial,
-            driver="COG",
-            blocksize=BLOCK,
-            compress="DEFLATE",
-            level=6,
-            overview_resampling="nearest",
-            bigtiff="IF_SAFER",
-        )
-        partial.replace(target)
-    except (CPLE_BaseError, RasterioError, OSError) as error:
-        text = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-        raise UnwritableProduct(
-            target, f"cannot be written ({text})", "Look for space on the disk, and start again."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-        partial.with_name(partial.name + ".aux.xml").unlink(missing_ok=True)
+    with _fresh_raster(target) as partial:
+        view.write_bytes(_view_of_cores(form, cores))
+        try:
+            rasterio.shutil.copy(
+                view,
+                partial,
+                driver="COG",
+                blocksize=BLOCK,
+                compress="DEFLATE",
+                level=6,
+                overview_resampling="nearest",
+                bigtiff="IF_SAFER",
+            )
+        finally:
+            partial.with_name(partial.name + ".aux.xml").unlink(missing_ok=True)
 
 
 def _view_of_cores(form: MapFormat, cores: Sequence[Window]) -> bytes:
@@ -115,7 +126,7 @@ def _view_of_cores(form: MapFormat, cores: Sequence[Window]) -> bytes:
     size = {"rasterXSize": str(grid.width), "rasterYSize": str(grid.height)}
     root = ElementTree.Element("VRTDataset", size)
     if grid.crs:
-        ElementTree.SubElement(root, "SRS").text = CRS.from_string(grid.crs).to_wkt()
+        ElementTree.SubElement(root, "SRS").text = grid.crs
     if grid.transform:
         ElementTree.SubElement(root, "GeoTransform").text = ", ".join(map(repr, grid.transform))
     metadata = ElementTree.SubElement(root, "Metadata")
@@ -169,7 +180,6 @@ def write_label_raster(
     """
     colors = dict.fromkeys(range(256), _TRANSPARENT)
     colors |= {index: (*c.rgb, 255) for index, c in enumerate(table)}
-    partial = partial_name(target)
     profile: dict[str, Any] = {
         "driver": "GTiff", "height": grid.height, "width": grid.width, "count": 1,
         "dtype": "uint8", "nodata": ignore, "compress": "deflate",
@@ -180,13 +190,13 @@ def write_label_raster(
         profile["transform"] = Affine.from_gdal(*grid.transform)
     if min(grid.height, grid.width) >= BLOCK:
         profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
-    try:
-        with quiet_georeference(), rasterio.open(partial, "w", **profile) as file:
-            file.write_colormap(1, colors)
-            file.colorinterp = [ColorInterp.palette]
-            for window, values in indexes:
-                place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-                file.write(values, 1, window=place)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        _fresh_raster(target) as partial,
+        quiet_georeference(),
+        rasterio.open(partial, "w", **profile) as file,
+    ):
+        file.write_colormap(1, colors)
+        file.colorinterp = [ColorInterp.palette]
+        for window, values in indexes:
+            place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
+            file.write(values, 1, window=place)

@@ -41,6 +41,11 @@ class Window:
         """The number of pixels."""
         return self.height * self.width
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, as the shape of an array."""
+        return self.height, self.width
+
     def intersection(self, other: Window) -> Window:
         """Return the pixels common to both; a window of no area where there are none."""
         row, col = max(self.row, other.row), max(self.col, other.col)
@@ -58,10 +63,15 @@ class Window:
             self.row - margin, self.col - margin, self.height + 2 * margin, self.width + 2 * margin
         )
 
-    def bands(self, rows: int) -> Iterator[Window]:
-        """Yield the window in bands of at most ``rows`` rows, from top to bottom."""
-        for row in range(self.row, self.row_stop, rows):
-            yield Window(row, self.col, min(rows, self.row_stop - row), self.width)
+    def blocks(self, height: int = 512, width: int = 4096) -> Iterator[Window]:
+        """Yield the window in blocks of at most ``height`` x ``width`` pixels, in row-major order.
+
+        Law: the blocks partition the window, and their size does not grow with it.
+        """
+        for row in range(self.row, self.row_stop, height):
+            for col in range(self.col, self.col_stop, width):
+                block = Window(row, col, height, width)
+                yield block.intersection(self)
 
     def relative_to(self, origin: Window) -> Window:
         """Return the same pixels counted from the first pixel of ``origin``."""
@@ -193,19 +203,29 @@ class TileGrid:
     def cores(self) -> tuple[Window, ...]:
         """The cores in row-major order; those at the end are cut at the scene's edge."""
         scene = Window(0, 0, self.height, self.width)
-        return tuple(
-            Window(row, col, self.core_height, self.core_width).intersection(scene)
-            for row in range(0, self.height, self.core_height)
-            for col in range(0, self.width, self.core_width)
-        )
+        return tuple(scene.blocks(self.core_height, self.core_width))
 
 
 CORE_MULTIPLE = 512
 """Cores are multiples of the COG block, so that no block is written by two workers."""
 
 
-def plan_cores(lattice: Lattice, max_pixels: int, at_least: int = 1) -> TileGrid:
-    """Return the grid whose cores waste the fewest patches, each of at most ``max_pixels``.
+@dataclass(frozen=True)
+class CoreLimits:
+    """What a core may be: its most pixels, and its widest in pixels; 512 x 512 always may be."""
+
+    pixels: int
+    width: int
+
+    def allow(self, height: int, width: int) -> bool:
+        """Tell whether a core may be of this size, multiples of 512."""
+        return height * width <= max(self.pixels, CORE_MULTIPLE**2) and width <= max(
+            self.width, CORE_MULTIPLE
+        )
+
+
+def plan_cores(lattice: Lattice, limits: CoreLimits, at_least: int = 1) -> TileGrid:
+    """Return the grid whose cores, within ``limits``, waste the fewest patches.
 
     The cores are multiples of 512 and may be strips. Where the scene allows it there are
     ``at_least`` tiles, and tiles come out in nearly equal numbers of rows and columns. The choice
@@ -216,7 +236,7 @@ def plan_cores(lattice: Lattice, max_pixels: int, at_least: int = 1) -> TileGrid
         TileGrid(height, width, core_height, core_width)
         for core_height in _even_cores(height)
         for core_width in _even_cores(width)
-        if core_height * core_width <= max(max_pixels, CORE_MULTIPLE**2)
+        if limits.allow(core_height, core_width)
     ]
     most = max(grid.count for grid in grids)
     enough = [grid for grid in grids if grid.count >= min(at_least, most)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,19 +11,20 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.classes import IGNORE, ClassTable, parse_color
 from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnknownClassValue
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.raster import Pixels, RasterInfo, open_raster
+from satseg_ray.geo.raster import OwnMask, Pixels, RasterInfo, alpha_band, open_raster, reading
 
 Indexes = npt.NDArray[np.uint8]
 By = Literal["auto", "value", "color"]
 
 _UNKNOWN = 254
-_STRIP_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -72,21 +74,33 @@ def check_same_grid(labels: RasterInfo, scene: RasterInfo) -> None:
             f"its scene {scene.path} is {scene.height} x {scene.width}",
             "Give labels on the scene's own grid.",
         )
-    if labels.crs and scene.crs and labels.crs != scene.crs:
+    if labels.crs and scene.crs and CRS.from_wkt(labels.crs) != CRS.from_wkt(scene.crs):
         raise LabelsDoNotMatch(
             labels.path,
-            f"is in {labels.crs}, its scene {scene.path} in {scene.crs}",
+            f"is in {labels.crs_name}, its scene {scene.path} in {scene.crs_name}",
             "Warp the labels onto the scene's grid.",
         )
     if labels.transform and scene.transform:
-        pixel = max(abs(scene.transform[1]), abs(scene.transform[5]))
-        shift = max(abs(a - b) for a, b in zip(labels.transform, scene.transform, strict=True))
-        if shift > pixel / 100:
+        off = _corners_apart(labels.transform, scene)
+        if off > MOST_OFF:
             raise LabelsDoNotMatch(
                 labels.path,
-                f"lies {shift / pixel:.2f} pixels off its scene {scene.path}",
+                f"lies {off:.2f} pixels off its scene {scene.path}",
                 "Warp the labels onto the scene's grid.",
             )
+
+
+MOST_OFF = 0.1
+"""Pixels of the scene by which a corner of its labels may lie elsewhere."""
+
+
+def _corners_apart(transform: tuple[float, ...], scene: RasterInfo) -> float:
+    """Return the greatest distance, in pixels, that ``transform`` puts a corner of a scene off."""
+    theirs = Affine.from_gdal(*transform)
+    to_pixels = ~Affine.from_gdal(*(scene.transform or ()))
+    corners = [(x, y) for x in (0, scene.width) for y in (0, scene.height)]
+    moved = [to_pixels @ (theirs @ corner) for corner in corners]
+    return max(math.hypot(mx - x, my - y) for (x, y), (mx, my) in zip(corners, moved, strict=True))
 
 
 class LabelReader:
@@ -103,13 +117,24 @@ class LabelReader:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._dataset = stack.enter_context(open_raster(self.path))
-            self._by = _resolved(self._rule.by, self._dataset)
-            self._bands = (1, 2, 3) if self._by == "color" and self._dataset.count >= 3 else (1,)
-            palette = self._by == "color" and len(self._bands) == 1
-            self._palette = _palette(self._dataset) if palette else None
-            self._codes = self._rule.codes(self._by)
+            with reading(self.path):
+                self._prepare()
             self._open = stack.pop_all()
         return self
+
+    def _prepare(self) -> None:
+        """Find out how the file says its classes."""
+        self._by = _resolved(self._rule.by, self._dataset)
+        self._bands = (1, 2, 3) if self._by == "color" and _colors(self._dataset) else (1,)
+        self._mask = OwnMask.of(self._dataset, self._bands)
+        palette = self._by == "color" and len(self._bands) == 1
+        self._palette = _palette(self._dataset) if palette else None
+        self._codes = self._rule.codes(self._by)
+        self._table: Indexes | None = None
+        if len(self._bands) == 1 and self._dataset.dtypes[0] == "uint8":
+            self._table = _to_indexes(
+                self._coded(np.arange(256, dtype=np.uint8)[None]), self._codes
+            )
 
     def __exit__(
         self,
@@ -127,16 +152,33 @@ class LabelReader:
             UnreadableRaster: the file is damaged.
         """
         place = RasterioWindow(window.col, window.row, window.width, window.height)
-        raw = self._dataset.read(self._bands, window=place)
-        codes = _packed(raw) if self._palette is None else self._palette[raw[0]]
-        indexes = _to_indexes(codes, self._codes)
+        with reading(self.path):
+            raw = self._dataset.read(self._bands, window=place)
+            masked = ~self._mask.read(self._dataset, place)
+        indexes = self._indexes(raw)
         missing = _missing(raw, self._dataset.nodata)
         # A value that is declared a class is one, even where the file calls it nodata
         indexes[missing if self._palette is not None else missing & (indexes == _UNKNOWN)] = IGNORE
+        indexes[masked] = IGNORE
         unknown = indexes == _UNKNOWN
         if unknown.any():
-            raise self._unknown((raw[0] if self._by == "value" else codes)[unknown])
+            strange = raw[:, unknown]
+            raise self._unknown(strange[0] if self._by == "value" else self._coded(strange))
         return indexes
+
+    def _indexes(self, raw: Pixels) -> Indexes:
+        """Return the class index of each pixel (rows, columns); 254 where nobody knows it."""
+        if self._table is None:
+            return _to_indexes(self._coded(raw), self._codes)
+        indexes: Indexes = self._table[raw[0]]
+        return indexes
+
+    def _coded(self, raw: Pixels) -> npt.NDArray[np.int64]:
+        """Return the code of each pixel of raw values (bands, ...)."""
+        codes: npt.NDArray[np.int64] = (
+            _packed(raw) if self._palette is None else self._palette[raw[0]]
+        )
+        return codes
 
     def _unknown(self, found: Pixels) -> UnknownClassValue:
         values, counts = np.unique(found, return_counts=True)
@@ -150,11 +192,9 @@ class LabelReader:
             "Add it to classes, or to ignore if it means unlabelled.",
         )
 
-    def strips(self) -> Iterator[tuple[Window, Indexes]]:
-        """Yield the raster from top to bottom as ``(window, indexes)``."""
-        for row in range(0, self._dataset.height, _STRIP_ROWS):
-            height = min(_STRIP_ROWS, self._dataset.height - row)
-            window = Window(row, 0, height, self._dataset.width)
+    def blocks(self) -> Iterator[tuple[Window, Indexes]]:
+        """Yield the raster, block by block in row-major order, as ``(window, indexes)``."""
+        for window in Window(0, 0, self._dataset.height, self._dataset.width).blocks():
             yield window, self.read(window)
 
 
@@ -162,7 +202,13 @@ def _resolved(by: By, dataset: Any) -> Literal["value", "color"]:
     if by != "auto":
         return by
     palette = dataset.colorinterp[0] == ColorInterp.palette
-    return "color" if palette or dataset.count >= 3 else "value"
+    return "color" if palette or _colors(dataset) else "value"
+
+
+def _colors(dataset: Any) -> bool:
+    """Tell whether the first three bands are a colour; more than eight bits are none."""
+    bands = dataset.count - (alpha_band(dataset) is not None)
+    return bands >= 3 and set(dataset.dtypes[:3]) == {"uint8"}
 
 
 def _palette(dataset: Any) -> npt.NDArray[np.int64]:

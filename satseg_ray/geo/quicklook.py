@@ -10,10 +10,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from satseg_ray.classes import IGNORE, ClassTable
-from satseg_ray.geo.cog import partial_name
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.raster import Pixels
 from satseg_ray.geo.strips import Strip
+from satseg_ray.products import fresh_file
 
 Picture = npt.NDArray[np.uint8]
 
@@ -117,9 +117,5 @@ def legend(table: ClassTable, width: int) -> Picture:
 
 def write_png(path: Path, picture: Picture) -> None:
     """Write RGB (rows, columns, 3) as a PNG, complete or not at all."""
-    partial = partial_name(path)
-    try:
+    with fresh_file(path) as partial:
         Image.fromarray(picture).save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

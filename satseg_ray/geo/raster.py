@@ -15,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.enums import Interleaving, MaskFlags
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -34,7 +35,11 @@ MAX_EXPANSION = 20_000
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """What a raster says of itself before a pixel is read; ``transform`` is GDAL's six numbers."""
+    """What a raster says of itself before a pixel is read.
+
+    ``crs`` is WKT, which keeps what a code would lose; ``transform`` is GDAL's six numbers;
+    ``alpha`` is the 1-based number of a band that says where pixels are valid.
+    """
 
     path: str
     driver: str
@@ -46,6 +51,21 @@ class RasterInfo:
     transform: tuple[float, ...] | None
     nodata: float | None
     descriptions: tuple[str, ...]
+    alpha: int | None = None
+
+    @property
+    def crs_name(self) -> str | None:
+        """The code of the CRS, as ``EPSG:32618``, or its WKT where no code stands for just it."""
+        if self.crs is None:
+            return None
+        crs = CRS.from_wkt(self.crs)
+        code = crs.to_string()
+        return code if CRS.from_string(code) == crs else self.crs
+
+    @property
+    def color_bands(self) -> tuple[int, ...]:
+        """The 1-based numbers of the bands that hold imagery: all but an alpha band."""
+        return tuple(band for band in range(1, self.count + 1) if band != self.alpha)
 
     @property
     def window(self) -> Window:
@@ -82,20 +102,26 @@ _READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_PNG_SINGLE_BLOCK": "NO"}
 
 @contextmanager
 def open_raster(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open a raster for reading.
+    """Open a raster for reading; reads belong in :func:`reading`.
 
     Raises:
-        MissingFile: the path names nothing.
-        UnreadableRaster: GDAL cannot open or read it.
+        MissingFile: the path names no file.
+        UnreadableRaster: GDAL cannot open it.
     """
-    if not str(path).startswith("/vsi") and not Path(path).is_file():
+    if not Path(path).is_file():
         raise MissingFile(path, "there is no such file", "Check the path.")
+    with rasterio.Env(**_READING):
+        with reading(path), quiet_georeference():
+            dataset = rasterio.open(path)
+        with dataset:
+            yield dataset
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what GDAL meets in a file while the block reads it into ``UnreadableRaster``."""
     try:
-        with rasterio.Env(**_READING):
-            with quiet_georeference():
-                dataset = rasterio.open(path)
-            with dataset:
-                yield dataset
+        yield
     except RasterioError as error:
         raise _unreadable(path, error) from error
 
@@ -116,10 +142,28 @@ def inspect_raster(path: str | os.PathLike[str]) -> RasterInfo:
         UnreadableRaster: no raster, a pixel type that is not supported, or blocks or a size that
             the bytes of the file cannot hold.
     """
-    with open_raster(path) as dataset:
+    with open_raster(path) as dataset, reading(path):
         info = _info(str(path), dataset)
         _refuse_impossible(info, dataset)
     return info
+
+
+def misplaced_bands(info: RasterInfo, names: Sequence[str], indexes: Sequence[int]) -> str:
+    """Tell which of the bands ``names``, expected at the 1-based ``indexes``, stand elsewhere.
+
+    By the names that the file itself gives its bands; one that it does not know proves nothing.
+
+    >>> grid = dict(path="", driver="GTiff", height=1, width=1, dtype="uint8", crs=None)
+    >>> info = RasterInfo(count=2, descriptions=("Nir", "Red"), transform=None, nodata=None, **grid)
+    >>> misplaced_bands(info, ("red", "nir"), (1, 2))
+    'red in band 2, nir in band 1'
+    """
+    known = [text.casefold() for text in info.descriptions]
+    return ", ".join(
+        f"{name} in band {known.index(name.casefold()) + 1}"
+        for name, index in zip(names, indexes, strict=True)
+        if name.casefold() in known and known[index - 1] != name.casefold()
+    )
 
 
 def raster_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -127,7 +171,7 @@ def raster_files(path: str | os.PathLike[str]) -> tuple[Path, ...]:
 
     Overviews are left out: no pixel depends on them.
     """
-    with open_raster(path) as dataset:
+    with open_raster(path) as dataset, reading(path):
         others = (Path(name) for name in dataset.files if not name.endswith(".ovr"))
         return (Path(path), *sorted(other for other in others if other != Path(path)))
 
@@ -141,10 +185,11 @@ def _info(path: str, dataset: Any) -> RasterInfo:
         width=dataset.width,
         count=dataset.count,
         dtype=dataset.dtypes[0] if dataset.count else "none",
-        crs=dataset.crs.to_string() if dataset.crs else None,
+        crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=None if transform.is_identity else tuple(transform.to_gdal()),
         nodata=dataset.nodata,
         descriptions=tuple(text or "" for text in dataset.descriptions),
+        alpha=alpha_band(dataset),
     )
 
 
@@ -170,7 +215,7 @@ def _refuse_impossible(info: RasterInfo, dataset: Any) -> None:
             "Rewrite it with tiles of 512 pixels (gdal_translate -co TILED=YES).",
         )
     claimed = info.height * info.width * info.count * itemsize
-    held = os.path.getsize(info.path) if os.path.exists(info.path) else claimed
+    held = os.path.getsize(info.path)
     if claimed > MAX_EXPANSION * max(held, 1):
         raise UnreadableRaster(
             info.path,
@@ -179,13 +224,47 @@ def _refuse_impossible(info: RasterInfo, dataset: Any) -> None:
         )
 
 
+@dataclass(frozen=True)
+class OwnMask:
+    """The mask that a file brings along: an alpha band, or a mask band inside or beside it."""
+
+    alpha: int | None
+    masked: bool
+
+    @classmethod
+    def of(cls, dataset: Any, bands: Sequence[int]) -> OwnMask:
+        """Return the mask of an open raster; one of the ``bands`` that are read is none."""
+        alpha = alpha_band(dataset)
+        flags = {flag for band in dataset.mask_flag_enums for flag in band}
+        return cls(
+            None if alpha in bands else alpha,
+            MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
+        )
+
+    def read(self, dataset: Any, place: RasterioWindow) -> Mask:
+        """Return where a window (rows, columns) of the open raster is valid."""
+        valid = np.ones((place.height, place.width), np.bool_)
+        if self.alpha:  # GDAL does not tell of it where there is a nodata tag, too
+            valid &= dataset.read(self.alpha, window=place) > 0
+        if self.masked:
+            valid &= dataset.dataset_mask(window=place) > 0
+        return valid
+
+
+def alpha_band(dataset: Any) -> int | None:
+    """Return the 1-based number of an open raster's alpha band, if it has one."""
+    kinds = list(dataset.colorinterp)
+    return kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
+
+
 class SceneReader:
     """Windows of one scene's bands, with validity; a context manager, one thread at a time.
 
-    ``bands`` are 1-based; ``nodata`` replaces the file's own. A pixel is invalid outside the scene,
-    where the file's mask or alpha says so, where a band is not finite, and where nodata stands: in
-    8-bit scenes in every read band (a zero in one band is a dark pixel), in deeper ones in any
-    band (there nodata is a sentinel).
+    ``bands`` are 1-based, by default all but an alpha band; ``nodata`` replaces the file's own. A
+    pixel is invalid outside the scene, where the file's mask or alpha (unless it is read as
+    imagery) says so, where a band is not finite, and where nodata stands: in 8-bit scenes in
+    every read band (a zero in one band is a dark pixel), in deeper ones in any band (there nodata
+    is a sentinel).
     """
 
     def __init__(
@@ -195,7 +274,7 @@ class SceneReader:
         nodata: float | None = None,
     ) -> None:
         self.info = inspect_raster(path)
-        self.bands = tuple(bands) if bands else tuple(range(1, self.info.count + 1))
+        self.bands = tuple(bands) if bands else self.info.color_bands
         if max(self.bands) > self.info.count or min(self.bands) < 1:
             raise BandMismatch(
                 path,
@@ -208,8 +287,7 @@ class SceneReader:
 
     def __enter__(self) -> Self:
         self._dataset = self._context.__enter__()
-        flags = {flag for band in self._dataset.mask_flag_enums for flag in band}
-        self._has_mask = MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+        self._mask = OwnMask.of(self._dataset, self.bands)
         return self
 
     def __exit__(
@@ -236,13 +314,9 @@ class SceneReader:
 
     def _read_inside(self, window: Window) -> tuple[Pixels, Mask]:
         place = RasterioWindow(window.col, window.row, window.width, window.height)
-        try:
+        with reading(self.info.path):
             pixels: Pixels = self._dataset.read(self.bands, window=place)
-            valid = self._valid(pixels)
-            if self._has_mask:
-                valid &= self._dataset.dataset_mask(window=place) > 0
-        except RasterioError as error:
-            raise _unreadable(self.info.path, error) from error
+            valid = self._valid(pixels) & self._mask.read(self._dataset, place)
         if pixels.dtype.kind == "f":
             pixels[:, ~valid] = 0
         return pixels, valid
@@ -264,7 +338,7 @@ def check_whole(path: str | os.PathLike[str], max_bytes: int = 64 << 20) -> None
     Raises:
         UnreadableRaster: some part of the file cannot be read.
     """
-    with open_raster(path) as dataset:
+    with open_raster(path) as dataset, reading(path):
         for window in _whole_blocks(dataset, max_bytes):
             dataset.read(window=RasterioWindow(window.col, window.row, window.width, window.height))
 

@@ -6,9 +6,7 @@ import os
 from typing import Any
 
 from satseg_ray.errors import ConfigError
-
-LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1", "SM_FRAMEWORK": "tf.keras"}
-"""What the environment of every process that builds a network must hold."""
+from satseg_ray.process import LEGACY_KERAS
 
 
 def require_legacy_keras() -> None:

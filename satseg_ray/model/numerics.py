@@ -6,8 +6,6 @@ import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from satseg_ray.lineage import value_digest
-
 
 @dataclass(frozen=True)
 class NumericsKey:
@@ -27,10 +25,6 @@ class NumericsKey:
     def to_dict(self) -> dict[str, object]:
         """Return the key as JSON values."""
         return asdict(self) | {"batch_shape": list(self.batch_shape)}
-
-    def __str__(self) -> str:
-        """Return the key's digest, short enough for a tag."""
-        return value_digest(self.to_dict())
 
 
 def processor_name() -> str:

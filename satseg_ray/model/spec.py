@@ -16,8 +16,8 @@ class ModelSpec:
 
     ``bands`` names the input channels in order; ``band_indexes`` are their 1-based positions in a
     scene; ``mean`` and ``std`` are per band in raw units; an invalid pixel is fed as the
-    mean of its band. ``nodata`` is the value of missing pixels where a scene has no tag of its own
-    or a wrong one; ``None`` means the scene's tag.
+    mean of its band. ``nodata`` is the value of missing pixels, in place of a scene's own tag;
+    ``None`` means the tag.
     """
 
     architecture: str

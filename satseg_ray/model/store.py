@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +9,7 @@ from satseg_ray.errors import ModelVersionNotFound
 from satseg_ray.lineage import file_digest, value_digest
 from satseg_ray.model.network import Network, build_network
 from satseg_ray.model.spec import ModelSpec
+from satseg_ray.products import fresh_directory
 
 SPEC = "spec.json"
 WEIGHTS = "weights.h5"
@@ -27,7 +23,7 @@ def save_model(network: Network, spec: ModelSpec, directory: Path) -> None:
     raw band values ``pixels`` float32 (N, H, W, bands) to ``probabilities`` float32
     (N, H, W, classes), weights included, that TensorFlow loads without this package.
     """
-    with atomic_directory(directory) as scratch:
+    with fresh_directory(directory) as scratch:
         spec.write(scratch / SPEC)
         network.save_weights(scratch / WEIGHTS)
         _write_graph(network, scratch / GRAPH)
@@ -58,25 +54,6 @@ def read_spec(directory: Path) -> ModelSpec:
 def model_digest(directory: Path) -> str:
     """Return the SHA-256 of a model's weights and spec as hex."""
     return value_digest([file_digest(directory / name) for name in (SPEC, WEIGHTS)])
-
-
-@contextlib.contextmanager
-def atomic_directory(directory: Path, keep: bool = False) -> Iterator[Path]:
-    """Yield a new directory that becomes ``directory`` at the end, or vanishes on an error.
-
-    With ``keep`` a ``directory`` that is there by then stays.
-    """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as holder:
-        scratch, old = Path(holder, "new"), Path(holder, "old")
-        scratch.mkdir()
-        yield scratch
-        if keep and directory.exists():  # somebody else was faster, and may be reading it
-            return
-        if directory.exists():
-            os.rename(directory, old)
-        os.rename(scratch, directory)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_graph(network: Network, path: Path) -> None:

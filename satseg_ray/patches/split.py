@@ -28,7 +28,9 @@ class SplitSpec(BaseModel):
 
     val: float = Field(0.1, ge=0, lt=1, description="Share of the area for validation.")
     test: float = Field(0.2, ge=0, lt=1, description="Share of the area for the test.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of blocks.")
+    seed: int = Field(
+        0, ge=0, description="Decides among blocks whose classes are those of the whole alike."
+    )
 
     @model_validator(mode="after")
     def _leave_some_for_training(self) -> Self:
@@ -64,14 +66,14 @@ class SceneSize:
     """Name and size of a scene in pixels.
 
     ``classes`` counts the pixels of each class in each cell of the patch-sized grid, int64
-    (rows, columns, classes), the last one the unlabelled. Where it is given, the blocks held out
-    are chosen so that they resemble the whole.
+    (rows, columns, classes), the last one the unlabelled: the blocks held out are chosen so that
+    they resemble the whole.
     """
 
     name: str
     height: int
     width: int
-    classes: npt.NDArray[np.int64] | None = field(default=None, compare=False)
+    classes: npt.NDArray[np.int64] = field(compare=False)
 
 
 def plan_patches(scenes: Sequence[SceneSize], plan: PatchPlan) -> list[PatchKey]:
@@ -94,10 +96,7 @@ def _assigned(scenes: Sequence[SceneSize], plan: PatchPlan) -> list[Cells]:
     """Return the split of each cell of each scene: one run for test, the next one for val."""
     debt = {_TEST: 0.0, _VAL: 0.0}
     options = [_options(scene, plan, debt) for scene in scenes]
-    classes = [scene.classes for scene in scenes if scene.classes is not None]
-    if not scenes or len(classes) < len(scenes):
-        return [cells for cells, *_ in options]
-    return _most_alike(options, classes)
+    return _most_alike(options, [scene.classes for scene in scenes])
 
 
 def _options(scene: SceneSize, plan: PatchPlan, debt: dict[int, float]) -> list[Cells]:

@@ -63,11 +63,15 @@ class SplitStats:
         return zero
 
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and standard deviation of each band; a constant band has deviation 1."""
+        """Return mean and standard deviation of each band; a constant band has deviation 1.
+
+        What is below the rounding of the sums counts as constant.
+        """
         count = max(self.valid, 1)
         means = tuple(total / count for total in self.sums)
         variances = (s / count - m * m for s, m in zip(self.squares, means, strict=True))
-        return means, tuple(math.sqrt(v) if v > 1e-12 else 1.0 for v in variances)
+        pairs = zip(variances, means, strict=True)
+        return means, tuple(math.sqrt(v) if v > 1e-12 * m * m else 1.0 for v, m in pairs)
 
 
 def _exact(dtype: np.dtype[Any]) -> type[np.int64] | type[np.float64]:

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from satseg_ray.classes import ClassTable
 from satseg_ray.errors import DatasetNotFound, EmptySplit
-from satseg_ray.geo.cog import partial_name
 from satseg_ray.geo.raster import Mask, Pixels
 from satseg_ray.patches.schema import Indexes, Patch, patch_schema, tensor_column, to_table
 from satseg_ray.patches.split import SPLITS
+from satseg_ray.products import fresh_file
 
 FILE_NAME = "patches.json"
 _ROW_GROUP = 1
@@ -83,8 +83,7 @@ class PatchManifest:
 def write_part(path: Path, patches: Sequence[Patch], schema: pa.Schema) -> None:
     """Write patches as one zstd Parquet file, complete or not at all."""
     path.parent.mkdir(exist_ok=True)
-    partial = partial_name(path)
-    try:
+    with fresh_file(path) as partial:
         pq.write_table(
             to_table(patches, schema),
             partial,
@@ -94,9 +93,6 @@ def write_part(path: Path, patches: Sequence[Patch], schema: pa.Schema) -> None:
             use_dictionary=["split", "scene"],
             write_statistics=False,
         )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from satseg_ray.classes import ClassTable
 from satseg_ray.config import EvaluateConfig
-from satseg_ray.data.rows import Pool, Reporter, Work, raise_failures, run_actors
+from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors
 from satseg_ray.errors import BandMismatch, ConfigError
 from satseg_ray.geo.labels import LabelRule, check_same_grid
 from satseg_ray.geo.raster import inspect_raster
@@ -32,11 +34,12 @@ from satseg_ray.predict.scoring import (
     SplitTask,
     read_sample,
 )
-from satseg_ray.predict.tiles import load_segmenter
+from satseg_ray.predict.tiles import core_row, load_segmenter
+from satseg_ray.products import fresh_directory, locked
 from satseg_ray.progress import Progress, say
-from satseg_ray.runtime import check_fits, cluster_cpus, ray_session
+from satseg_ray.runtime import places, ray_session
 from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
-from satseg_ray.workspace import Workspace, absolute, fresh_directory, name_from
+from satseg_ray.workspace import Workspace, absolute, name_from
 
 METRICS, SAMPLES, CONFUSION = "metrics.json", "samples.png", "confusion.png"
 _CHUNK = 32
@@ -52,15 +55,19 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
     spec = read_spec(directory)
     name = config.output or name_from(f"{model.name}-{model.version}-{source}")
     target = workspace.evaluation(name)
-    with fresh_directory(target) as folder, ray_session("evaluate"):
-        pool = Pool(max(1, cluster_cpus() // config.threads), config.threads)
-        check_fits(pool.workers, pool.cpus, pool.gpus)
+    with (
+        _reading(config, workspace),
+        fresh_directory(target) as folder,
+        ray_session("evaluate"),
+    ):
+        pool = Pool(places(config.threads), config.threads)
         pieces = _pieces(config, workspace, spec, folder / "samples", pool)
         load = partial(load_segmenter, str(directory), config.batch_size, config.threads)
         outcomes = _score(pieces, load, pool)
         confusion = total(outcomes, len(spec.classes))
         _write_figures(folder, confusion, outcomes, spec)
-        report = _report(model, spec, confusion) | {"data": pieces.data}
+        report = _report(model, spec, confusion)
+        report |= {"data": pieces.data, "held_out": pieces.held_out}
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     run_id = _record(tracking, config.experiment, report, target)
     say(f"mean IoU {confusion.mean_iou:.4f}, figures in {target}")
@@ -69,12 +76,20 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Pieces:
-    """The work of an evaluation: rows for actors of one class, and what data they are of."""
+    """The work of an evaluation: rows for actors of one class, and what data they are of.
+
+    ``held_out`` tells whether the model never saw it in training; ``None`` where nobody knows.
+    """
 
     actor: type
     task: Any
     rows: Sequence[Work]
     data: str
+    held_out: bool | None = None
+
+
+def _reading(config: EvaluateConfig, workspace: Workspace) -> AbstractContextManager[None]:
+    return locked(workspace.patches(config.dataset)) if config.dataset else nullcontext()
 
 
 def _source(config: EvaluateConfig) -> str:
@@ -97,23 +112,40 @@ def _pieces(
 def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> Pieces:
     store = PatchStore.open(patches)
     found = store.manifest
-    if (found.bands, found.classes, found.patch_size) != (
-        spec.bands, spec.classes, spec.patch_size,
-    ):  # fmt: skip
-        raise BandMismatch(
-            found.dataset,
-            f"has bands {list(found.bands)}, {len(found.classes)} classes and patches of "
-            f"{found.patch_size}, the model {list(spec.bands)}, {len(spec.classes)} and "
-            f"{spec.patch_size}",
-            "Evaluate on a data set that is tiled as the model's was.",
-        )
+    for what in ("bands", "dtype", "classes", "patch_size"):
+        theirs, ours = getattr(found, what), getattr(spec, what)
+        if theirs != ours:
+            raise BandMismatch(
+                found.dataset,
+                f"has other {what} than the model: {_told(theirs)}, not {_told(ours)}",
+                "Evaluate on a data set that is made and tiled as the model's was.",
+            )
     count = len(store.required(split))
     rows = [
         {"key": f"{start:07d}", "start": start, "stop": min(start + _CHUNK, count)}
         for start in range(0, count, _CHUNK)
     ]
-    task = SplitTask(str(patches), split, str(folder))
-    return Pieces(SplitScorer, task, rows, f"{found.version}/{split}")
+    task = SplitTask(str(patches), split, str(folder), -(-SHOWN // len(rows)))
+    held_out = _held_out(found.lineage, spec.lineage, split)
+    return Pieces(SplitScorer, task, rows, f"{found.version}/{split}", held_out)
+
+
+def _told(value: Any) -> str:
+    return ", ".join(value.names) if isinstance(value, ClassTable) else str(value)
+
+
+def _held_out(patches: Mapping[str, str], model: Mapping[str, str], split: str) -> bool | None:
+    """Tell whether a model was trained on other patches than those of a split, if known."""
+    tiled, trained = patches.get("patches_version", ""), model.get("patches_version", "")
+    if tiled == trained:
+        return split != "train"
+    if tiled.partition("@")[0] != trained.partition("@")[0]:
+        return None
+    say(
+        f"warning: the model was trained on {trained}, since then tiled anew as {tiled}: it may "
+        "have seen what is held out now. Train it again, or tile as before."
+    )
+    return False
 
 
 def _scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: Pool) -> Pieces:
@@ -123,10 +155,7 @@ def _scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: P
     check_same_grid(labels, scene)
     rule = LabelRule(spec.classes, tuple(config.ignore), config.labels_by)
     cores = ScenePlan.of(scene, spec, TileBudget(), pool.workers).cores
-    rows = [
-        {"key": f"{c.row:07d}-{c.col:07d}", "core": [c.row, c.col, c.height, c.width]}
-        for c in cores
-    ]
+    rows = [core_row(core) for core in cores]
     task = LabelledScene(scene.path, labels.path, rule, str(folder))
     return Pieces(SceneScorer, task, rows, scene.path)
 
@@ -136,12 +165,11 @@ def _score(pieces: Pieces, load: Any, pool: Pool) -> list[Work]:
     arguments = {"task": pieces.task, "load": load, "reporter": notes}
     Path(pieces.task.folder).mkdir()
     progress = Progress("evaluate", len(pieces.rows), "pieces")
-    outcomes: list[Work] = []
-    for outcome in run_actors(pieces.rows, pieces.actor, arguments, pool):
-        outcomes.append(outcome)
-        progress.advance(1)
-    raise_failures(outcomes, "pieces")
-    return sorted(outcomes, key=lambda o: str(o["key"]))
+    return collected(
+        run_actors(pieces.rows, pieces.actor, arguments, pool),
+        "pieces",
+        lambda outcome: progress.advance(1),
+    )
 
 
 def total(outcomes: Sequence[Work], classes: int) -> Confusion:

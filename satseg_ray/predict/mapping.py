@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from satseg_ray.classes import IGNORE
-from satseg_ray.data.rows import Pool, Reporter, Work, raise_failures, run_actors
+from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors
 from satseg_ray.geo.cog import MapFormat, assemble_cog
 from satseg_ray.geo.quicklook import legend, overlaid, stretched, write_png
 from satseg_ray.model.protocol import Model
 from satseg_ray.predict.plan import ScenePlan
-from satseg_ray.predict.tiles import SceneTask, TilePredictor, preview_file
+from satseg_ray.predict.tiles import SceneTask, TilePredictor, core_row, preview_file
 from satseg_ray.progress import Progress
 
 MAP, QUICKLOOK = "map.tif", "quicklook.png"
@@ -62,21 +62,17 @@ def map_cores(plan: ScenePlan, task: SceneTask, load: Callable[[], Model], pool:
     """
     folder = Path(task.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {
-            "key": f"{core.row:07d}-{core.col:07d}",
-            "core": [core.row, core.col, core.height, core.width],
-        }
-        for core in plan.cores
-    ]
+    rows = [core_row(core) for core in plan.cores]
     arguments = {"task": task, "load": load, "reporter": Reporter(str(folder / "notes"))}
     progress = Progress("predict", plan.scene.window.area / 1e6, "Mpx")
-    outcomes: list[Work] = []
-    for outcome in run_actors(rows, TilePredictor, arguments, pool):
-        outcomes.append(outcome)
-        progress.advance(outcome.get("pixels", 0) / 1e6, f"{len(outcomes)}/{len(rows)} tiles")
-    raise_failures(outcomes, "tiles")
-    return CoreFiles(folder, outcomes)
+    return CoreFiles(
+        folder,
+        collected(
+            run_actors(rows, TilePredictor, arguments, pool),
+            "tiles",
+            lambda outcome: progress.advance(outcome.get("pixels", 0) / 1e6),
+        ),
+    )
 
 
 def finish_map(plan: ScenePlan, form: MapFormat, cores: CoreFiles, target: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from satseg_ray.errors import BandMismatch
-from satseg_ray.geo.grid import Lattice, TileGrid, Window, computed_patches, plan_cores
+from satseg_ray.geo.grid import CoreLimits, Lattice, TileGrid, Window, computed_patches, plan_cores
 from satseg_ray.geo.quicklook import Decimation
-from satseg_ray.geo.raster import RasterInfo
+from satseg_ray.geo.raster import RasterInfo, misplaced_bands
 from satseg_ray.model.spec import ModelSpec
 
 QUICKLOOK_SIDE = 1024
@@ -15,10 +17,17 @@ QUICKLOOK_SIDE = 1024
 
 @dataclass(frozen=True)
 class TileBudget:
-    """What bounds a tile: the most pixels of its core, or the side of a square core."""
+    """What bounds a tile: the most pixels of its core and bytes of its strips, or a core's side."""
 
     pixels: int = 32 << 20
+    strip_bytes: int = 384 << 20
     side: int | None = None
+
+
+def strip_bytes(spec: ModelSpec) -> int:
+    """Return the bytes that one more column of a core costs: its strip thrice, and its sums."""
+    pixel = 3 * len(spec.bands) * np.dtype(spec.dtype).itemsize + 4 * len(spec.classes)
+    return spec.patch_size * pixel
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ class ScenePlan:
         if budget.side:
             grid = TileGrid(scene.height, scene.width, budget.side, budget.side)
         else:
-            grid = plan_cores(lattice, budget.pixels, at_least=workers)
+            limits = CoreLimits(budget.pixels, budget.strip_bytes // strip_bytes(spec))
+            grid = plan_cores(lattice, limits, at_least=workers)
         preview = Decimation.to_fit(scene.height, scene.width, QUICKLOOK_SIDE)
         return cls(scene, lattice, grid, preview)
 
@@ -64,6 +74,12 @@ def check_bands(scene: RasterInfo, spec: ModelSpec) -> None:
             f"has {scene.count} bands, the model reads bands {list(spec.band_indexes)} "
             f"({', '.join(spec.bands)})",
             "Give a scene with these bands, or use another model.",
+        )
+    if strangers := misplaced_bands(scene, spec.bands, spec.band_indexes):
+        raise BandMismatch(
+            scene.path,
+            f"has {strangers}",
+            f"Give a scene whose bands {list(spec.band_indexes)} are {', '.join(spec.bands)}.",
         )
     if scene.dtype != spec.dtype:
         raise BandMismatch(

@@ -19,10 +19,11 @@ from satseg_ray.model.store import read_spec
 from satseg_ray.predict.mapping import MAP, QUICKLOOK, CoreFiles, finish_map, map_cores
 from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands
 from satseg_ray.predict.tiles import SceneTask, load_segmenter
+from satseg_ray.products import fresh_directory
 from satseg_ray.progress import say
-from satseg_ray.runtime import check_fits, cluster_cpus, ray_session
+from satseg_ray.runtime import check_fits, places, ray_session
 from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
-from satseg_ray.workspace import Workspace, absolute, fresh_directory, name_from
+from satseg_ray.workspace import Workspace, absolute, name_from
 
 REPORT = "report.json"
 
@@ -38,9 +39,8 @@ def predict(config: PredictConfig) -> Mapping[str, Any]:
     check_bands(scene, spec)
     target = workspace.prediction(config.output or name_from(Path(config.scene).stem))
     with fresh_directory(target) as folder, ray_session("predict"):
-        pool = Pool(_workers(config), config.threads, int(config.gpu))
-        check_fits(pool.workers, pool.cpus, pool.gpus)
-        budget = TileBudget(config.tile_pixels, config.core)
+        pool = _pool(config)
+        budget = TileBudget(config.tile_pixels, side=config.core)
         plan = ScenePlan.of(scene, spec, budget, pool.workers)
         say(f"{plan.grid.count} tiles, {plan.computed} patches for {pool.workers} actors")
         task = SceneTask(scene.path, spec, str(folder / "cores"), plan.preview.step)
@@ -59,8 +59,16 @@ def _with_stride(spec: ModelSpec, stride: int | None) -> ModelSpec:
     return spec if stride is None else replace(spec, stride=stride)
 
 
-def _workers(config: PredictConfig) -> int:
-    return config.actors or max(1, cluster_cpus() // config.threads)
+def _pool(config: PredictConfig) -> Pool:
+    """Return the actors that a config asks for, else as many as the cluster holds.
+
+    Raises:
+        ConfigError: the cluster does not hold them.
+    """
+    gpus = int(config.gpu)
+    if config.actors:
+        check_fits(config.actors, config.threads, gpus)
+    return Pool(config.actors or places(config.threads, gpus), config.threads, gpus)
 
 
 def _tags(model: ModelVersion, spec: ModelSpec, cores: CoreFiles) -> dict[str, str]:
@@ -88,7 +96,7 @@ def _report(plan: ScenePlan, spec: ModelSpec, cores: CoreFiles) -> dict[str, Any
         "scene": plan.scene.path,
         "height": plan.scene.height,
         "width": plan.scene.width,
-        "crs": plan.scene.crs,
+        "crs": plan.scene.crs_name,
         "tiles": plan.grid.count,
         "patches_computed": plan.computed,
         "patches_of_lattice": plan.lattice.count,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.data.rows import Reporter, Work
+from satseg_ray.geo.blend import best_class
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels import LabelReader, LabelRule
 from satseg_ray.geo.raster import Mask, SceneReader
@@ -27,16 +27,16 @@ SHOWN = 6
 """The most samples that a person is shown of one evaluation."""
 
 _SAMPLE_SIDE = 512
-_BAND = 512
 
 
 @dataclass(frozen=True)
 class SplitTask:
-    """Patches of one split; ``folder`` takes the samples of all pieces."""
+    """Patches of one split; ``folder`` takes ``shown`` samples of each piece."""
 
     patches: str
     split: str
     folder: str
+    shown: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,23 @@ class SplitScorer:
         return self._reporter.run(self._score, row)
 
     def _score(self, row: Work) -> Work:
-        spec = self._model.spec
-        positions = range(row["start"], row["stop"])
-        batch = self._reader.read(positions)
-        filled = np.where(batch.valid[..., None], batch.image, fill_values(spec))
-        predicted = best(self._model.predict_proba(filled.astype(spec.dtype)))
-        counts = Confusion.from_indexes(batch.mask, predicted, len(spec.classes))
-        varieties = [variety(mask) for mask in batch.mask]
-        offered = np.argsort(varieties, kind="stable")[::-1][:SHOWN].tolist()
-        samples = [self._sample(positions[i], i, batch, predicted) for i in offered]
-        for sample in samples:
-            write_sample(Path(self._task.folder), sample)
-        return outcome(counts, samples)
+        spec, size = self._model.spec, self._model.batch_size
+        confusion, samples = Confusion.zero(len(spec.classes)), list[Sample]()
+        for start in range(row["start"], row["stop"], size):
+            positions = range(start, min(start + size, row["stop"]))
+            batch = self._reader.read(positions)
+            filled = np.where(batch.valid[..., None], batch.image, fill_values(spec))
+            predicted = best_class(self._model.predict_proba(filled))
+            confusion += Confusion.from_indexes(batch.mask, predicted, len(spec.classes))
+            samples += [self._sample(p, i, batch, predicted[i]) for i, p in enumerate(positions)]
+            samples = sorted(samples, key=variety, reverse=True)[: self._task.shown]
+        return outcome(self._task.folder, confusion, samples)
 
     def _sample(self, position: int, index: int, batch: PatchBatch, predicted: Indexes) -> Sample:
         scene, row, col = self._reader.key(position)
         image = np.moveaxis(batch.image[index], -1, 0)[list(visible_bands(self._model.spec))]
         title = f"{scene} row {row} col {col}"
-        return Sample(title, image, batch.valid[index], batch.mask[index], predicted[index])
+        return Sample(title, image, batch.valid[index], batch.mask[index], predicted)
 
 
 class SceneScorer:
@@ -101,21 +100,14 @@ class SceneScorer:
         ):
             tile = segment_tile(reader, core, self._model, spec.stride)
             confusion = Confusion.zero(len(spec.classes))
-            for band in core.bands(_BAND):
-                truth, predicted, _ = _compared(labels, tile, band)
+            for block in core.blocks():
+                truth, predicted, _ = _compared(labels, tile, block)
                 confusion += Confusion.from_indexes(truth, predicted, len(spec.classes))
             part = _middle(core)
             image = reader.read(part).pixels[list(visible_bands(spec))]
             truth, predicted, valid = _compared(labels, tile, part)
         sample = Sample(f"row {part.row} col {part.col}", image, valid, truth, predicted)
-        write_sample(Path(self._task.folder), sample)
-        return outcome(confusion, [sample])
-
-
-def best(scores: npt.NDArray[np.float32]) -> Indexes:
-    """Return the class index of the highest of scores (..., classes)."""
-    indexes: Indexes = scores.argmax(axis=-1).astype(np.uint8)
-    return indexes
+        return outcome(self._task.folder, confusion, [sample])
 
 
 def _compared(
@@ -134,19 +126,21 @@ def _middle(core: Window) -> Window:
     return Window(row, col, height, width)
 
 
-def variety(mask: Indexes) -> float:
-    """Return the entropy in nats of the labels of a mask: how much it has to show."""
-    counts = np.bincount(mask[mask != IGNORE])
+def variety(sample: Sample) -> float:
+    """Return the entropy in nats of a sample's labels: how much it has to show."""
+    counts = np.bincount(sample.truth[sample.truth != IGNORE])
     shares = counts[counts > 0] / max(int(counts.sum()), 1)
     return float(-(shares * np.log(shares)).sum())
 
 
-def outcome(counts: Confusion, samples: Sequence[Sample]) -> Work:
-    """Return confusion counts, and the titles of samples by their variety, as JSON values."""
+def outcome(folder: str, confusion: Confusion, samples: Sequence[Sample]) -> Work:
+    """Write samples and return the confusion counts and their titles, as JSON values."""
+    for sample in samples:
+        write_sample(Path(folder), sample)
     return {
-        "counts": counts.counts.tolist(),
-        "unlabelled": counts.unlabelled,
-        "samples": [[variety(sample.truth), sample.title] for sample in samples],
+        "counts": confusion.counts.tolist(),
+        "unlabelled": confusion.unlabelled,
+        "samples": [[variety(sample), sample.title] for sample in samples],
     }
 
 

@@ -22,8 +22,6 @@ from satseg_ray.model.protocol import Model
 from satseg_ray.model.segment import SegmentedTile, segment_tile
 from satseg_ray.model.spec import ModelSpec
 
-_BAND = 512
-
 
 @dataclass(frozen=True)
 class SceneTask:
@@ -46,6 +44,14 @@ def load_segmenter(directory: str, batch_size: int, threads: int) -> Model:
     side, bands = segmenter.spec.patch_size, len(segmenter.spec.bands)
     segmenter.predict_proba(np.zeros((1, side, side, bands), segmenter.spec.dtype))
     return segmenter
+
+
+def core_row(core: Window) -> Work:
+    """Return the row that carries a core to a worker."""
+    return {
+        "key": f"{core.row:07d}-{core.col:07d}",
+        "core": [core.row, core.col, core.height, core.width],
+    }
 
 
 class TilePredictor:
@@ -117,7 +123,7 @@ def _write_preview(
 
 def _class_pixels(tile: SegmentedTile, classes: int) -> list[int]:
     counts = np.zeros(classes, np.int64)
-    for band in tile.core.bands(_BAND):
-        place = band.relative_to(tile.core).slices()
+    for block in tile.core.blocks():
+        place = block.relative_to(tile.core).slices()
         counts += np.bincount(tile.classes[place][tile.valid[place]], minlength=classes)
     return [int(count) for count in counts]

@@ -18,8 +18,10 @@ from satseg_ray.errors import ConfigError, ModelVersionNotFound
 from satseg_ray.lineage import value_digest
 from satseg_ray.model.network import ARCHITECTURES
 from satseg_ray.model.spec import ModelSpec
-from satseg_ray.model.store import atomic_directory, model_digest, read_spec
+from satseg_ray.model.store import model_digest, read_spec
+from satseg_ray.products import fresh_directory, locked
 from satseg_ray.tracking.runs import Run, Tracking
+from satseg_ray.workspace import checked_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 _ARTIFACT = "model"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _RESERVED = re.compile(r"latest|v?\d+", re.IGNORECASE)
 _EXAMPLE_SIDE = 64
 _REQUIREMENTS = ("mlflow", "tensorflow", "numpy")
@@ -122,13 +123,19 @@ def fetch(tracking: Tracking, version: ModelVersion, cache: Path) -> Path:
         ModelVersionNotFound: the files of the version are gone.
     """
     directory = cache / f"{version.name}-{version.version}-{value_digest(version.source)[:12]}"
-    if directory.is_dir():
-        return directory / _ARTIFACT
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f"{directory.name}.fetch", exclusive=True, wait=True):
+        if not directory.is_dir():
+            _download(tracking, version, directory)
+    return directory / _ARTIFACT
+
+
+def _download(tracking: Tracking, version: ModelVersion, directory: Path) -> None:
     tracking.client()  # imports MLflow quietly
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    with atomic_directory(directory, keep=True) as scratch:
+    with fresh_directory(directory) as scratch:
         try:
             download_artifacts(
                 artifact_uri=f"{version.source}/artifacts/{_ARTIFACT}",
@@ -139,7 +146,6 @@ def fetch(tracking: Tracking, version: ModelVersion, cache: Path) -> Path:
             raise ModelVersionNotFound(
                 version.uri, f"its files are not in {version.source}", "Register the model anew."
             ) from error
-    return directory / _ARTIFACT
 
 
 def check_name(what: str, name: str) -> None:
@@ -148,12 +154,7 @@ def check_name(what: str, name: str) -> None:
     Raises:
         ConfigError: other characters than letters, digits, ``_ - .``, or a reserved alias.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            what,
-            f"{name!r} is not allowed",
-            "Use letters, digits, '_', '-' and '.', at most 128, a letter or digit first.",
-        )
+    checked_name(name, what)
     if what == "alias" and (_RESERVED.fullmatch(name) or "." in name):
         raise ConfigError(
             what,

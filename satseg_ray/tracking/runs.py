@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from satseg_ray.errors import ConfigError
+from satseg_ray.workspace import name_from
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,7 +89,7 @@ class Tracking:
         found = client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        location = self.artifact_root and f"{self.artifact_root}/{_slug(name)}"
+        location = self.artifact_root and f"{self.artifact_root}/{name_from(name)}"
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
@@ -173,7 +174,3 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _metric_name(name: str) -> str:
     return re.sub(r"[^\w\-./: ]", "_", name)
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)

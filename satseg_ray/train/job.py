@@ -13,11 +13,13 @@ from satseg_ray.model.network import check_spec
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.store import PatchManifest, PatchStore
+from satseg_ray.products import locked
 from satseg_ray.progress import say
-from satseg_ray.runtime import check_fits, cluster_cpus, ray_session
+from satseg_ray.runtime import check_fits, cpus_for_each, ray_session
 from satseg_ray.tracking import Run, Tracking, register_model
 from satseg_ray.tracking.registry import check_name
 from satseg_ray.train.follow import followed
+from satseg_ray.train.plan import check_shared
 from satseg_ray.train.task import TrainTask
 from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
 from satseg_ray.train.trainer import train as train_on_ray
@@ -35,9 +37,11 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
     spec = model_spec(config, store.manifest)
     Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
     check_spec(spec)
+    check_shared(config.batch_size, config.workers)
     tracking = Tracking.open(workspace.root)
     name = f"{config.dataset}-{config.architecture}-{config.backbone}"
-    with ray_session("train", dashboard=True):  # ended last: a stopped job has only seconds
+    # Ray is ended last: a stopped job has only seconds
+    with locked(patches), ray_session("train", dashboard=True):
         resources = _resources(config)
         run = tracking.create_run(config.experiment, name, spec.lineage)
         with run.recording():
@@ -89,8 +93,7 @@ def _resources(config: TrainConfig) -> TrainResources:
     Raises:
         ConfigError: the workers want more CPUs than the cluster has.
     """
-    total = cluster_cpus()
-    cpus = config.threads or max(1, total // config.workers)
+    cpus = config.threads or cpus_for_each(config.workers, int(config.gpu))
     check_fits(config.workers, cpus, int(config.gpu))
     return TrainResources(config.workers, cpus, config.gpu, max_failures=config.max_failures)
 

@@ -127,7 +127,7 @@ def _train_epoch(course: _Course, learner: Learner, epoch: int) -> dict[str, flo
         raise TrainingFailed(
             "training",
             f"the loss of epoch {epoch + 1}, step {step + 1} is {values[step]}",
-            "Lower training.learning_rate, or look for infinite values in the data.",
+            "Lower learning_rate, or look for infinite values in the data.",
         )
     return {
         "loss": float(values.mean()),

@@ -42,6 +42,20 @@ class Worker:
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
 
+def check_shared(batch_size: int, workers: int) -> None:
+    """Refuse more workers than a batch has patches.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    if workers > batch_size:
+        raise ConfigError(
+            "batch_size",
+            f"{batch_size} patches cannot be shared by {workers} workers",
+            "Give each worker at least one patch.",
+        )
+
+
 @dataclass(frozen=True)
 class EpochPlan:
     """The batches of all epochs over ``patches`` patches.
@@ -71,12 +85,7 @@ class EpochPlan:
 
     def batches(self, epoch: int, worker: Worker) -> list[Batch]:
         """Return the worker's share of each step of an epoch."""
-        if worker.size > self.batch_size:
-            raise ConfigError(
-                "training.batch_size",
-                f"{self.batch_size} patches cannot be shared by {worker.size} workers",
-                "Give each worker at least one patch.",
-            )
+        check_shared(self.batch_size, worker.size)
         share = worker.share(self.batch_size)
         return [
             Batch(

@@ -28,19 +28,13 @@ TRAIN_ENVIRONMENT = {
 class TrainResources:
     """The workers: how many, and what each one holds.
 
-    ``threads`` are TensorFlow's in each operation; they are part of what makes two runs equal.
+    ``cpus`` are also TensorFlow's threads in each operation: part of what makes two runs equal.
     """
 
     workers: int = 1
     cpus: int = 1
     gpu: bool = False
-    threads: int | None = None
     max_failures: int = 2
-
-    @property
-    def threads_per_worker(self) -> int:
-        """TensorFlow's threads in each worker: by default one a CPU."""
-        return self.threads or self.cpus
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
 
     trainer = TensorflowTrainer(
         _worker_loop,
-        train_loop_config={"task": task, "threads": resources.threads_per_worker, "place": place},
+        train_loop_config={"task": task, "threads": resources.cpus, "place": place},
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu,
@@ -103,6 +97,8 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
         outcome: Any = trainer.fit().return_value
     except ray.train.TrainingFailedError as error:
         raise _cause(error, place) from error
+    if failed := outcome.get("failed"):
+        raise failed
     return TrainResult(task.model, outcome["best_epoch"], tuple(outcome["history"]))
 
 
@@ -126,7 +122,10 @@ def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     from satseg_ray.train.loop import fit
 
     task = config["task"]
-    state = fit(task, RaySession(config["place"]))
+    try:
+        state = fit(task, RaySession(config["place"]))
+    except TrainingFailed as error:  # all workers meet it alike: another try would end as this one
+        return {"failed": error}
     return {"best_epoch": state.best_epoch, "history": state.history}
 
 
