@@ -52,9 +52,9 @@ def main() -> None:
         by_hand = timed("by_hand", str(folder / "workspace"), str(scene))
         whole = predict(folder, scene)
         after = bare(folder, cpus)
-        free = json.loads(timed("free", str(scene), str(folder / "free"))["stdout"])
         small = make_scene(folder / "small.tif", SIDE // 2)
         peak_small = predict(folder, small)["result"]["peak_worker_mib"]
+        free = {side: without_model(folder, side) for side in (SIDE // 2, SIDE, 2 * SIDE)}
     bare_rate = max((before[k] + after[k]) / 2 for k in before)
     result = whole["result"]
     print(
@@ -66,10 +66,13 @@ def main() -> None:
                 "patches_computed_over_lattice": round(
                     result["patches_computed"] / result["patches_of_lattice"], 3
                 ),
-                "cpu_seconds_per_megapixel_around_a_free_model": free,
+                "cpu_seconds_per_megapixel_around_a_free_model": free[SIDE],
                 "peak_worker_mib": {
                     f"{SIDE // 2} px": peak_small,
                     f"{SIDE} px": result["peak_worker_mib"],
+                    "without a model": {
+                        f"{side} px": found.pop("peak_worker_mib") for side, found in free.items()
+                    },
                 },
                 "patch_mpx_per_second": {
                     "steady": round(result["patches_per_second"] * MEGAPIXEL, 3),
@@ -82,6 +85,14 @@ def main() -> None:
             }
         )
     )
+
+
+def without_model(folder: Path, side: int) -> dict[str, float]:
+    """Map a scene of so many pixels a side with a model that costs nothing; return the figures."""
+    names = {SIDE: "scene", SIDE // 2: "small"}
+    scene = make_scene(folder / f"{names.get(side, 'large')}.tif", side)
+    figures: dict[str, float] = json.loads(step("free", str(scene), str(folder / f"free-{side}")))
+    return figures
 
 
 def bare(folder: Path, cpus: int) -> dict[str, float]:

@@ -153,6 +153,7 @@ def free(scene: str, folder: str) -> None:
                 "work": round(work / megapixels, 4),
                 "of_it_the_cog": round(finish / megapixels, 4),
                 "all_processes": round(everything / megapixels, 4),
+                "peak_worker_mib": max(o["peak_mib"] for o in cores.outcomes),
             }
         )
     )

@@ -1,10 +1,11 @@
-"""Training's own speed: patches per second of the loop over ``model.fit`` on the same arrays.
+"""Training's own speed: patches per second over ``model.fit`` on the same arrays in memory.
 
 The loop reads patches by id from Parquet, converts, augments (the eight symmetries, gain and
 bias), computes the global loss and counts; ``fit`` gets float32 arrays in memory, with Keras'
-cross-entropy. Both
-train the same network with the same optimiser, taking turns epoch by epoch, so that what else
-the machine does meets both. The first turn of each, with the tracing, does not count.
+cross-entropy. Both train the same network with the same optimiser. They take turns epoch by
+epoch, so that what else the machine does meets both; then the same epochs run in a Ray Train
+worker, between turns of ``fit`` before and after. The first epoch of each, with the tracing, does
+not count.
 """
 
 from __future__ import annotations
@@ -23,19 +24,39 @@ from satseg_ray.geo.grid import Window
 from satseg_ray.model.environment import use_threads
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
-from satseg_ray.patches.schema import Patch, patch_schema
+from satseg_ray.patches.schema import Patch
 from satseg_ray.patches.split import PatchKey
-from satseg_ray.patches.store import SplitReader, write_part
+from satseg_ray.patches.store import PatchManifest, SplitReader, write_part
+from satseg_ray.process import prepare_process
+from satseg_ray.runtime import ray_session
 from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
 from satseg_ray.train.plan import EpochPlan, Worker
+from satseg_ray.train.task import TrainTask
+from satseg_ray.train.trainer import RunPlace, TrainResources, train
 
 CLASSES = ClassTable(tuple(ClassDef(value, f"class {value}") for value in range(5)))
 
 
-def write_patches(folder: Path, patches: int, side: int) -> SplitReader:
+def write_patches(folder: Path, spec: ModelSpec, patches: int) -> SplitReader:
     """Write patches of noise and return their reader; speed does not depend on what is in them."""
     rng = np.random.default_rng(0)
-    schema = patch_schema(side, 3, "uint8")
+    side = spec.patch_size
+    manifest = PatchManifest(
+        dataset="noise",
+        version="noise",
+        classes=spec.classes,
+        bands=spec.bands,
+        band_indexes=spec.band_indexes,
+        dtype=spec.dtype,
+        patch_size=side,
+        stride=side,
+        mean=spec.mean,
+        std=spec.std,
+        counts={},
+        dropped=0,
+        lineage={},
+    )
+    manifest.write(folder)
     valid = np.ones((side, side), np.bool_)
     made = [
         Patch(
@@ -46,8 +67,8 @@ def write_patches(folder: Path, patches: int, side: int) -> SplitReader:
         )
         for number in range(patches)
     ]
-    path = folder / "train.parquet"
-    write_part(path, made, schema)
+    path = folder / "train" / "noise.parquet"
+    write_part(path, made, manifest.schema)
     return SplitReader([path])
 
 
@@ -99,8 +120,17 @@ def timed(runner: LoopRunner | FitRunner, number: int) -> float:
     return time.perf_counter() - start
 
 
+def on_ray(patches: Path, spec: ModelSpec, training: TrainingSpec, threads: int) -> float:
+    """Return the patches a second of the later epochs in one Ray Train worker."""
+    task = TrainTask(str(patches), str(patches / "model"), spec, training)
+    with ray_session("bench", dashboard=True):
+        place = RunPlace("bench", str(patches / "checkpoints"))
+        result = train(task, TrainResources(cpus=threads), place)
+    return statistics.mean(epoch["patches_per_second"] for epoch in result.history[1:])
+
+
 def main() -> None:
-    """Run both, taking turns, and print one JSON line."""
+    """Run all three and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", default="unet")
     parser.add_argument("--backbone", default="efficientnetb0")
@@ -110,6 +140,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="epochs of each that count")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    prepare_process()
     use_threads(arguments.threads)
     spec = ModelSpec(
         architecture=arguments.architecture,
@@ -123,12 +154,15 @@ def main() -> None:
         mean=(127.5,) * 3,
         std=(74.0,) * 3,
     )
-    training = TrainingSpec(batch_size=arguments.batch)
+    training = TrainingSpec(batch_size=arguments.batch, epochs=arguments.turns + 1)
     with tempfile.TemporaryDirectory(prefix="satseg-bench-") as scratch:
-        reader = write_patches(Path(scratch), arguments.batch * arguments.steps, arguments.patch)
+        reader = write_patches(Path(scratch), spec, arguments.batch * arguments.steps)
         runners = (LoopRunner(spec, training, reader), FitRunner(spec, training, reader))
         turns = range(arguments.turns + 1)
         seconds = [[timed(runner, turn) for runner in runners] for turn in turns]
+        before = [timed(runners[1], turn) for turn in range(2)]
+        worker = on_ray(Path(scratch), spec, training, arguments.threads)
+        around = statistics.mean(before + [timed(runners[1], turn) for turn in range(2)])
     loop, fit = (statistics.mean(turn[i] for turn in seconds[1:]) for i in (0, 1))
     figures = {
         "benchmark": "train",
@@ -136,6 +170,7 @@ def main() -> None:
         "loop_patches_per_second": round(len(reader) / loop, 3),
         "fit_patches_per_second": round(len(reader) / fit, 3),
         "loop_over_fit": round(fit / loop, 3),
+        "ray_worker_over_fit": round(worker * around / len(reader), 3),
         "turns_loop_over_fit": [round(turn[1] / turn[0], 3) for turn in seconds[1:]],
     }
     print(json.dumps(figures), flush=True)

@@ -11,6 +11,7 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 
 from satseg_ray.classes import IGNORE, ClassDef, ClassTable
 from satseg_ray.errors import UnwritableProduct
@@ -140,6 +141,14 @@ def test_a_rotated_or_south_up_grid_is_kept_to_the_last_bit(tmp_path, transform)
     scene = write_raster(tmp_path / "scene.tif", shape=(30, 30), transform=affine, crs="EPSG:4326")
     info = inspect_raster(make_map(tmp_path, inspect_raster(scene), random_map((30, 30))))
     assert info.transform == inspect_raster(scene).transform == transform
+
+
+def test_a_map_in_a_crs_without_a_code_is_in_the_crs_of_its_scene(tmp_path):
+    crs = CRS.from_string("+proj=utm +zone=18 +ellps=WGS84 +towgs84=100,200,300 +units=m")
+    scene = write_raster(tmp_path / "scene.tif", shape=(30, 30), crs=crs)
+    made = make_map(tmp_path, inspect_raster(scene), random_map((30, 30)))
+    with rasterio.open(scene) as given, rasterio.open(made) as file:
+        assert file.crs == given.crs
 
 
 def test_a_failing_map_leaves_nothing_and_keeps_the_older_one(tmp_path, make_raster):

@@ -82,6 +82,20 @@ def test_lists_and_nulls_come_through_flags(tmp_path):
     assert (config.nodata, config.bands) == (None, [1, 4])
 
 
+@pytest.mark.parametrize("text", ["0,255,#9B9B9B", '[0, 255, "#9B9B9B"]'])
+def test_values_and_colours_to_ignore_come_through_a_flag(tmp_path, text):
+    path = write_yaml(tmp_path, "dataset: a\nscenes: [x]\nclasses: []\n")
+    config = load_config(IngestConfig, path, ["--ignore", text])
+    assert config.ignore == [0, 255, "#9B9B9B"]
+
+
+@pytest.mark.parametrize("text", ["256", "-1", "water", "#12"])
+def test_what_is_neither_a_value_nor_a_colour_is_refused(tmp_path, text):
+    path = write_yaml(tmp_path, "dataset: a\nscenes: [x]\nclasses: []\n")
+    with pytest.raises(ConfigError, match=text):
+        load_config(IngestConfig, path, ["--ignore", text])
+
+
 def test_register_is_the_name_of_the_flag(tmp_path):
     path = write_yaml(tmp_path, "dataset: coast\n")
     config = load_config(TrainConfig, path, ["--register", "water", "--epochs", "5"])
@@ -92,7 +106,11 @@ def test_register_is_the_name_of_the_flag(tmp_path):
     ("text", "flags", "words"),
     [
         ("dataset: a\npatchsize: 64\n", [], ("job.yaml", "patchsize", "64", "patch_size")),
-        ("dataset: a\nsplit: {vall: 0.1}\n", [], ("job.yaml", "split.vall", "0.1")),
+        (
+            "dataset: a\nsplit: {vall: 0.1}\n",
+            [],
+            ("job.yaml", "split.vall", "0.1", "The keys are val, test, seed."),
+        ),
         ("dataset: a\npatch_size: many\n", [], ("job.yaml", "patch_size", "'many'")),
         ("dataset: a\npatch_size: 8\n", [], ("job.yaml", "patch_size", "8", "16")),
         ("dataset: a\n", ["--patch-size", "8"], ("job.yaml", "patch_size", "8", "16")),

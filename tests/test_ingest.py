@@ -222,6 +222,15 @@ def break_type(folder: Path) -> Path:
     return write_raster(folder / "images" / "b.tif", shape=SHAPE, dtype="uint16")
 
 
+def break_band_order(folder: Path) -> Path:
+    paths = [folder / "images" / f"{name}.tif" for name in ("a", "b")]
+    orders = (("red", "green", "blue"), ("blue", "green", "red"))
+    for path, order in zip(paths, orders, strict=True):
+        with rasterio.open(path, "r+") as file:
+            file.descriptions = order
+    return paths[1]
+
+
 def break_pairing(folder: Path) -> Path:
     return write_raster(folder / "labels" / "stranger.tif", np.full(SHAPE, 7, np.uint8))
 
@@ -236,6 +245,7 @@ BROKEN: list[tuple[Callable[[Path], Path], str, str]] = [
     (break_value, "UnknownClassValue", "the value 93 in 3000 pixels"),
     (break_bands, "BandMismatch", "has 4 bands of uint8"),
     (break_type, "BandMismatch", "has 3 bands of uint16"),
+    (break_band_order, "BandMismatch", "has red in band 3, blue in band 1"),
     (break_pairing, "LabelsDoNotMatch", "belongs to no scene"),
 ]
 ids = [f"{damage.__name__.removeprefix('break_')}" for damage, *_ in BROKEN]

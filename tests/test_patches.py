@@ -166,6 +166,26 @@ def test_the_sums_of_the_highest_values_are_exact(dtype, value):
     assert many.mean_and_std() == ((float(value),) * BANDS, (1.0,) * BANDS)
 
 
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 1e5])
+def test_the_deviation_of_float_bands_is_right_at_any_scale(scale):
+    rng = np.random.default_rng(0)
+    image = (rng.normal(0.3, 1, (32, 32, BANDS)) * scale).astype(np.float32)
+    blank = np.zeros((32, 32), np.uint8)
+    stats = SplitStats.of(
+        Patch(PatchKey("train", "a", Window(0, 0, 32, 32)), image, blank, blank == 0), 2
+    )
+    np.testing.assert_allclose(stats.mean_and_std()[1], image.std(axis=(0, 1)), rtol=1e-4)
+
+
+def test_a_constant_band_that_no_float_holds_exactly_has_deviation_1():
+    image = np.full((32, 32, BANDS), 1e6 + 0.1, np.float32)
+    blank = np.zeros((32, 32), np.uint8)
+    stats = SplitStats.of(
+        Patch(PatchKey("train", "a", Window(0, 0, 32, 32)), image, blank, blank == 0), 2
+    )
+    assert stats.mean_and_std()[1] == (1.0,) * BANDS
+
+
 def test_statistics_count_classes_unlabelled_pixels_and_valid_moments():
     patches = [make_patch(i) for i in range(4)]
     stats = total(patches)

@@ -14,6 +14,7 @@ import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.errors import BandMismatch, MissingFile, UnreadableRaster
@@ -86,6 +87,44 @@ def test_a_clear_alpha_hides_a_pixel_whatever_its_bands(make_raster):
     values[3] = [[0, 255], [255, 0]]
     path = make_raster(values=values, photometric="rgb", alpha="yes")
     np.testing.assert_array_equal(read(path, bands=(1, 2, 3)).valid, values[3] > 0)
+
+
+def test_a_clear_alpha_hides_a_pixel_where_there_is_a_nodata_tag_too(make_raster):
+    values = np.full((4, 2, 2), 9, np.uint8)
+    values[3] = [[0, 255], [255, 0]]
+    path = make_raster(values=values, photometric="rgb", alpha="yes", nodata=0)
+    np.testing.assert_array_equal(read(path).valid, values[3] > 0)
+
+
+def test_an_alpha_band_is_no_imagery_unless_it_is_asked_for(make_raster):
+    values = random_pixels((2, 2), 4) | 1
+    path = make_raster(values=values, photometric="rgb", alpha="yes")
+    np.testing.assert_array_equal(read(path).pixels, values[:3])
+    tile = read(path, bands=(4, 1))
+    np.testing.assert_array_equal(tile.pixels, values[[3, 0]])
+    assert tile.valid.all()
+
+
+@pytest.mark.parametrize(
+    ("crs", "name"),
+    [
+        ("EPSG:32618", "EPSG:32618"),
+        ("+proj=utm +zone=18 +ellps=WGS84 +towgs84=100,200,300", None),
+        ("+proj=utm +zone=33 +ellps=GRS80 +units=m", None),
+        ("+proj=laea +lat_0=12 +lon_0=34 +datum=WGS84", None),
+    ],
+)
+def test_a_crs_is_kept_as_it_is_and_called_by_a_code_only_where_it_is_that_code(
+    make_raster, crs, name
+):
+    path = make_raster(crs=CRS.from_string(crs))
+    info = inspect_raster(path)
+    with rasterio.open(path) as file:
+        assert CRS.from_wkt(info.crs) == file.crs
+        if name:
+            assert info.crs_name == name
+        else:
+            assert CRS.from_string(info.crs_name) == file.crs
 
 
 @pytest.mark.parametrize("internal", [True, False])
