@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,18 @@ def test_an_evaluation_wants_a_split_or_a_labelled_scene(tmp_path: Path) -> None
         evaluate(EvaluateConfig(model="toy"))
     with pytest.raises(DatasetNotFound, match="absent"):
         evaluate(EvaluateConfig(model="toy", dataset="absent"))
+
+
+def test_a_map_is_not_replaced_by_that_of_another_scene_of_the_same_name(
+    home: Path, tmp_path: Path
+) -> None:
+    twin = write_raster(tmp_path / "twin.tif", textured(96, 96))
+    made = home / "predictions" / "twin"
+    made.mkdir(parents=True)
+    (made / "report.json").write_text(json.dumps({"scene": "/elsewhere/twin.tif"}))
+    with pytest.raises(ConfigError, match=r"holds the map of /elsewhere/twin\.tif, not of .*twin"):
+        predict(PredictConfig(scene=str(twin), model="toy"))
+    shutil.rmtree(made)
 
 
 def test_a_map_and_its_evaluation_against_itself_agree(
