@@ -5,7 +5,7 @@ bias), computes the global loss and counts; ``fit`` gets float32 arrays in memor
 cross-entropy. Both train the same network with the same optimiser. They take turns epoch by
 epoch, so that what else the machine does meets both; then the same epochs run in a Ray Train
 worker, between turns of ``fit`` before and after. The first epoch of each, with the tracing, does
-not count.
+not count, nor do validation and checkpoints between epochs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from satseg_ray.patches.schema import Patch
 from satseg_ray.patches.split import PatchKey
 from satseg_ray.patches.store import PatchManifest, SplitReader, write_part
 from satseg_ray.process import prepare_process
-from satseg_ray.runtime import ray_session
 from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
 from satseg_ray.train.plan import EpochPlan, Worker
 from satseg_ray.train.task import TrainTask
-from satseg_ray.train.trainer import RunPlace, TrainResources, train
 
 CLASSES = ClassTable(tuple(ClassDef(value, f"class {value}") for value in range(5)))
 
@@ -121,7 +119,10 @@ def timed(runner: LoopRunner | FitRunner, number: int) -> float:
 
 
 def on_ray(patches: Path, spec: ModelSpec, training: TrainingSpec, threads: int) -> float:
-    """Return the patches a second of the later epochs in one Ray Train worker."""
+    """Return the patches a second of the later epochs' steps in one Ray Train worker."""
+    from satseg_ray.runtime import ray_session  # Ray, once its environment is set
+    from satseg_ray.train.trainer import RunPlace, TrainResources, train
+
     task = TrainTask(str(patches), str(patches / "model"), spec, training)
     with ray_session("bench", dashboard=True):
         place = RunPlace("bench", str(patches / "checkpoints"))

@@ -56,7 +56,9 @@ class IngestConfig(BaseModel):
     labels_by: Literal["auto", "value", "color"] = Field(
         "auto", description="Labels by value or by colour; auto: by colour where there are some."
     )
-    bands: list[int] = Field([], description="Bands to read, from 1; empty means all.")
+    bands: list[int] = Field(
+        [], description="Bands to read, from 1; empty means all but an alpha band."
+    )
     band_names: list[str] = Field([], description="Their names; empty means the file's own.")
     nodata: float | None = Field(None, description="Value of missing pixels; null: the file's tag.")
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from satseg_ray.errors import InUse, UnwritableProduct
 
@@ -20,6 +19,7 @@ _NO_PLACE = (
 )
 
 
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TOKEN = 8
 """Letters that tell one writer's folder from another's."""
 
@@ -54,6 +54,7 @@ def fresh_directory(target: Path) -> Iterator[Path]:
         InUse: another job reads or writes it.
         UnwritableProduct: there is no space for it, or no right to write.
     """
+    target = Path(os.path.realpath(target))  # a link stays one
     partial = target.with_name(f".{target.name}.{secrets.token_hex(_TOKEN // 2)}.partial")
     with _placed(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,8 @@ def locked(target: Path, exclusive: bool = False, wait: bool = False) -> Iterato
     Raises:
         InUse: another job writes it, or with ``exclusive`` reads it, and ``wait`` is not asked for.
     """
-    if not target.parent.is_dir():  # nothing to protect
+    target = Path(os.path.realpath(target))
+    if not exclusive and not target.exists():  # nothing to protect
         yield
         return
     path = target.with_name(f".{target.name}.lock")
@@ -87,36 +89,34 @@ def locked(target: Path, exclusive: bool = False, wait: bool = False) -> Iterato
         raise InUse(
             target, "is in use by another job", "Wait for that job to end, or stop it."
         ) from error
-    with lock:
-        try:
-            yield
-        finally:
-            _let_go(path, lock)
+    except OSError as error:
+        if exclusive or error.errno not in _READ_ONLY:
+            raise
+        lock = None  # where nobody can write there is nothing to wait for
+    try:
+        yield
+    finally:
+        if lock is not None:
+            if exclusive:  # a reader's lock is shared: others may be about to take it
+                path.unlink(missing_ok=True)
+            os.close(lock)
 
 
-def _taken(path: Path, mode: int) -> IO[str]:
-    """Return the open file of a lock that is held; one that was removed meanwhile is no lock."""
+def _taken(path: Path, mode: int) -> int:
+    """Return the descriptor of a lock that is held; a file removed meanwhile is no lock."""
     while True:
-        lock = path.open("a")
+        # To be read and written: a shared lock on NFS asks for the one, an exclusive for the other
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(lock, mode)
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            if os.path.samestat(os.fstat(lock), path.stat()):
                 return lock
         except FileNotFoundError:
-            pass  # removed between the two looks
+            pass
         except BaseException:
-            lock.close()
+            os.close(lock)
             raise
-        lock.close()
-
-
-def _let_go(path: Path, lock: IO[str]) -> None:
-    """Remove the file of a lock if nobody else holds it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    path.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -124,11 +124,23 @@ def _placed(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_PLACE:
+        name = error.filename
+        elsewhere = name and not Path(os.fsdecode(name)).is_relative_to(target.parent)
+        if elsewhere or not is_no_place(error):
             raise
-        raise UnwritableProduct(
-            target, f"cannot be written ({error.strerror})", "Look at the disk's space and rights."
-        ) from error
+        raise unwritable(target, error) from error
+
+
+def is_no_place(error: OSError) -> bool:
+    """Tell whether an error means that there is no space, or no right to write."""
+    return error.errno in _NO_PLACE
+
+
+def unwritable(target: object, error: OSError) -> UnwritableProduct:
+    """Return the fact that ``target`` cannot be written, for what the system says."""
+    return UnwritableProduct(
+        target, f"cannot be written ({error.strerror})", "Look at the disk's space and rights."
+    )
 
 
 def _swap(partial: Path, target: Path) -> None:

@@ -333,6 +333,21 @@ def test_a_config_that_cannot_work_is_refused_and_leaves_nothing(inputs, workspa
     assert not left_behind(workspace)
 
 
+def test_names_that_the_file_gives_to_other_bands_are_refused(inputs):
+    break_band_order(inputs)
+    with pytest.raises(BandMismatch, match="has red in band 3, blue in band 1, not in the order"):
+        ingest(config(inputs, band_names=["red", "green", "blue"]))
+
+
+def test_an_alpha_band_is_left_out_and_said_so(tmp_path, workspace, capsys):
+    scene = write_raster(tmp_path / "rgba.tif", bands=4, photometric="rgb", alpha="yes")
+    made = ingest(config(tmp_path, scenes=[str(scene)], labels=[]))
+    assert len(made["bands"]) == 3
+    assert "band 4 is marked as alpha" in capsys.readouterr().err
+    named = ingest(config(tmp_path, scenes=[str(scene)], labels=[], bands=[1, 2, 3, 4]))
+    assert len(named["bands"]) == 4
+
+
 def test_two_scenes_of_one_stem_are_refused(inputs):
     write_raster(inputs / "more" / "a.tif", shape=SHAPE)
     both = [str(inputs / "images" / "a.tif"), str(inputs / "more" / "a.tif")]

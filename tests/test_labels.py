@@ -228,6 +228,12 @@ def test_more_than_eight_bits_are_no_colour(make_raster):
         read(make_raster(values=values), LabelRule(TABLE, by="color"))
 
 
+def test_labels_that_name_no_datum_lie_on_the_grid_of_a_scene_that_does(make_raster):
+    crs = CRS.from_string("+proj=utm +zone=32 +ellps=GRS80 +units=m")
+    scene = inspect_raster(make_raster("scene.tif", crs="EPSG:25832"))
+    check_same_grid(inspect_raster(make_raster("labels.tif", bands=1, crs=crs)), scene)
+
+
 @pytest.mark.parametrize("georeference", [{"crs": None}, {"crs": None, "transform": None}, {}])
 def test_labels_may_leave_the_georeference_to_their_scene(make_raster, georeference):
     scene = inspect_raster(make_raster("scene.tif", transform=GRID))

@@ -143,8 +143,9 @@ def test_a_map_is_not_replaced_by_that_of_another_scene_of_the_same_name(
     twin = write_raster(tmp_path / "twin.tif", textured(96, 96))
     made = home / "predictions" / "twin"
     made.mkdir(parents=True)
-    (made / "report.json").write_text(json.dumps({"scene": "/elsewhere/twin.tif"}))
-    with pytest.raises(ConfigError, match=r"holds the map of /elsewhere/twin\.tif, not of .*twin"):
+    other = write_raster(tmp_path / "elsewhere" / "twin.tif", textured(96, 96))
+    (made / "report.json").write_text(json.dumps({"scene": str(other)}))
+    with pytest.raises(ConfigError, match=r"the result of .*elsewhere/twin\.tif, not of .*twin"):
         predict(PredictConfig(scene=str(twin), model="toy"))
     shutil.rmtree(made)
 

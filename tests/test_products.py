@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -103,6 +104,38 @@ def test_a_lock_is_one_for_many_processes_that_come_and_go(tmp_path):
     writers = [subprocess.Popen(command, cwd=ROOT) for _ in range(4)]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0, 0]
     assert names(tmp_path) == []
+
+
+def test_readers_that_come_and_go_never_refuse_each_other(tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from satseg_ray.products import locked\n"
+        "for _ in range(3000):\n"
+        "    with locked(Path(sys.argv[1])):\n"
+        "        pass\n"
+    )
+    (tmp_path / "set").mkdir()
+    command = [sys.executable, "-c", code, str(tmp_path / "set")]
+    readers = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
+    assert [reader.wait(timeout=60) for reader in readers] == [0, 0, 0]
+
+
+def test_a_product_behind_a_link_stays_there(tmp_path):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "old.txt").write_text("old")
+    (tmp_path / "set").symlink_to(tmp_path / "big")
+    for text in ("new", "newer"):
+        with fresh_directory(tmp_path / "set") as folder:
+            (folder / f"{text}.txt").write_text(text)
+        assert names(tmp_path) == ["big", "set"]
+        assert names(tmp_path / "big") == [f"{text}.txt"]
+    assert (tmp_path / "set").is_symlink()
+
+
+def test_an_error_of_another_place_is_not_blamed_on_the_product(tmp_path):
+    elsewhere = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/file")
+    with pytest.raises(PermissionError), fresh_directory(tmp_path / "set"):
+        raise elsewhere
 
 
 def test_who_reads_keeps_writers_out_and_other_readers_in(tmp_path):

@@ -260,7 +260,7 @@ def test_the_check_reads_each_pixel_once_in_whole_blocks(tmp_path, size, tiled, 
     layout: dict[str, Any] = {"tiled": True, "blockxsize": 32, "blockysize": 16} if tiled else {}
     path = write_raster(tmp_path / "scene.tif", shape=size, **layout)
     with rasterio.open(path) as file:
-        windows = raster._whole_blocks(file, max_bytes)
+        windows = raster._whole_blocks(file, 3, max_bytes)
         rows, cols = file.block_shapes[0]
     seen = np.zeros(size, np.int64)
     for window in windows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors, run_tasks
-from satseg_ray.errors import TilesFailed, UnreadableRaster
+from satseg_ray.errors import TilesFailed, UnreadableRaster, UnwritableProduct
 
 pytestmark = pytest.mark.ray
 
@@ -20,6 +22,8 @@ def work(row: Work) -> Work:
         raise UnreadableRaster("b.tif", "is damaged", "Give another.")
     if row["does"] == "bug":
         raise ZeroDivisionError("by zero")
+    if row["does"] == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "/disk/file")
     if row["does"] == "kill":
         os._exit(9)
     return {"done": row["key"]}
@@ -62,6 +66,14 @@ def test_the_first_failure_by_key_is_raised_once_all_were_tried(ray_cluster, tmp
     assert [o["status"] for o in sorted(seen, key=lambda o: o["key"])] == [
         "ok", "failed", "failed", "ok",
     ]  # fmt: skip
+
+
+def test_a_full_disk_is_told_from_a_bad_piece(tmp_path):
+    row = {"key": "a", "does": "full"}
+    reports = iter([task(Reporter(str(tmp_path)), row)])
+    outcomes = (json.loads(report["outcome"]) for report in reports)
+    with pytest.raises(UnwritableProduct, match="/disk/file: cannot be written"):
+        collected(outcomes, "pieces")
 
 
 @pytest.mark.parametrize("kind", ["tasks", "actors"])

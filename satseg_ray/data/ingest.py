@@ -181,17 +181,23 @@ def _manifest(
         raise ConfigError(
             "band_names", f"names {len(config.band_names)} of {len(indexes)} bands", "Name each."
         )
+    bands = tuple(config.band_names) or named
     for record, info in taken:
-        if strangers := misplaced_bands(info, named, indexes):
+        if strangers := misplaced_bands(info, bands, indexes):
             raise BandMismatch(
                 record.source,
-                f"has {strangers}, other than {first.path}",
-                "Give scenes with the same order of bands.",
+                f"has {strangers}, not in the order {', '.join(bands)}",
+                "Give scenes of one order, and bands or band_names that agree with theirs.",
             )
+    if not config.bands and first.alpha:
+        say(
+            f"{first.path}: band {first.alpha} is marked as alpha: it hides pixels and is not "
+            "read. If it is imagery, such as near infrared, name it in bands."
+        )
     return DatasetManifest(
         name=config.dataset,
         classes=table,
-        bands=tuple(config.band_names) or named,
+        bands=bands,
         band_indexes=indexes,
         dtype=first.dtype,
         nodata=config.nodata,

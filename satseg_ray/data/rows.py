@@ -16,6 +16,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from satseg_ray import errors
 from satseg_ray.errors import SatsegError, TilesFailed
+from satseg_ray.products import is_no_place, unwritable
 from satseg_ray.progress import say
 
 _MAX_ATTEMPTS = 3
@@ -51,20 +52,25 @@ class Reporter:
                 raise TilesFailed(
                     row["key"], f"killed its worker {attempt - 1} times", "Look at its input."
                 )
-            outcome = {"key": row["key"], "status": "ok", **work(row)}
+            outcome: Work = {"key": row["key"], "status": "ok", **work(row)}
         except SatsegError as error:
-            outcome = {"key": row["key"], "status": "failed", **error.to_dict()}
+            outcome = _failed(row, error)
         except Exception as error:  # the one border where a bad piece becomes a row
-            say(traceback.format_exc())
-            outcome = {
-                "key": row["key"],
-                "status": "failed",
-                **TilesFailed(
-                    row["key"], f"failed with {type(error).__name__}: {error}", "See the log."
-                ).to_dict(),
-            }
+            outcome = _failed(row, _unforeseen(row, error))
         note.unlink(missing_ok=True)
         return {"outcome": json.dumps(outcome)}
+
+
+def _failed(row: Work, error: SatsegError) -> Work:
+    return {"key": row["key"], "status": "failed", **error.to_dict()}
+
+
+def _unforeseen(row: Work, error: Exception) -> SatsegError:
+    """Return what an error that no code of ours raised means for a piece."""
+    if isinstance(error, OSError) and is_no_place(error):
+        return unwritable(error.filename or row["key"], error)
+    say(traceback.format_exc())
+    return TilesFailed(row["key"], f"failed with {type(error).__name__}: {error}", "See the log.")
 
 
 def _count_attempt(note: Path) -> int:

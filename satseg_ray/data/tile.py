@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -29,19 +30,21 @@ from satseg_ray.progress import Progress, say
 from satseg_ray.runtime import cluster_cpus, ray_session
 from satseg_ray.workspace import Workspace
 
+_CELLS = 16
+"""Cells of the patch-sized grid that are read at once to be counted."""
+
 
 def tile(config: TileConfig) -> Mapping[str, Any]:
     """Make ``data/patches/<dataset>`` of a data set; all of it or nothing."""
     workspace = Workspace.resolve()
     raw, target = workspace.raw(config.dataset), workspace.patches(config.dataset)
-    dataset = DatasetManifest.read(raw)
     plan = PatchPlan(config.patch_size, config.stride, config.split)
-    if not any(scene.labels for scene in dataset.scenes):
-        raise EmptySplit(config.dataset, "has no labelled scene", "Ingest it with labels.")
-    with locked(raw), fresh_directory(target) as folder, ray_session("tile"):
+    with locked(raw), _labelled(raw, target) as (dataset, folder), ray_session("tile"):
         reporter = Reporter(str(folder / "notes"))
-        sizes = _counted(CellCounter(dataset, str(raw), plan.patch_size, reporter))
-        units = plan_units(plan_patches(sizes, plan), config.unit)
+        keys = plan_patches(
+            _counted(CellCounter(dataset, str(raw), plan.patch_size, reporter)), plan
+        )
+        units = plan_units(keys, config.unit)
         progress = Progress("tile", sum(len(unit) for unit in units), "patches")
         cutter = UnitCutter(dataset, str(raw), str(folder), reporter)
         rows = [cutter.row(unit) for unit in units]
@@ -53,7 +56,7 @@ def tile(config: TileConfig) -> Mapping[str, Any]:
         )
         seconds = monotonic() - start
         (folder / "notes").rmdir()
-        manifest = _manifest(dataset, plan, outcomes)
+        manifest = _manifest(dataset, plan, keys, outcomes)
         manifest.write(folder)
     say(f"patches of {manifest.version} in {target}")
     return {
@@ -65,6 +68,21 @@ def tile(config: TileConfig) -> Mapping[str, Any]:
         "dropped": manifest.dropped,
         "work_seconds": round(seconds, 2),
     }
+
+
+@contextmanager
+def _labelled(raw: Path, target: Path) -> Iterator[tuple[DatasetManifest, Path]]:
+    """Give a data set that has labels, and the folder that becomes its patches.
+
+    Raises:
+        DatasetNotFound: there is none.
+        EmptySplit: none of its scenes has labels.
+    """
+    dataset = DatasetManifest.read(raw)
+    if not any(scene.labels for scene in dataset.scenes):
+        raise EmptySplit(dataset.name, "has no labelled scene", "Ingest it with labels.")
+    with fresh_directory(target) as folder:
+        yield dataset, folder
 
 
 @dataclass(frozen=True)
@@ -105,12 +123,13 @@ def scene_size(raw: Path, scene: SceneRecord, patch: int, classes: int) -> Scene
     cells = Lattice.of(scene.height, scene.width, patch, patch)
     counts = np.zeros((cells.rows.count, cells.cols.count, classes + 1), np.int64)
     with SceneReader(raw / str(scene.labels)) as labels:
-        for row in range(cells.rows.count):
-            strip = Window(cells.rows.start(row), 0, patch, cells.cols.count * patch)
-            indexes = np.minimum(_label_indexes(labels, strip), classes)
-            for col in range(cells.cols.count):
-                part = indexes[:, cells.cols.start(col) : cells.cols.start(col) + patch]
-                counts[row, col] = np.bincount(part.reshape(-1), minlength=classes + 1)
+        whole = Window(0, 0, cells.rows.count * patch, cells.cols.count * patch)
+        for block in whole.blocks(patch, _CELLS * patch):
+            indexes = np.minimum(_label_indexes(labels, block), classes)
+            for part in block.blocks(patch, patch):
+                cell = indexes[part.relative_to(block).slices()]
+                place = part.row // patch, part.col // patch
+                counts[place] = np.bincount(cell.reshape(-1), minlength=classes + 1)
     return SceneSize(scene.name, scene.height, scene.width, counts)
 
 
@@ -194,7 +213,9 @@ def _label_indexes(labels: SceneReader, window: Window) -> Indexes:
     return np.where(read.valid, read.pixels[0], np.uint8(IGNORE))
 
 
-def _manifest(dataset: DatasetManifest, plan: PatchPlan, outcomes: Sequence[Work]) -> PatchManifest:
+def _manifest(
+    dataset: DatasetManifest, plan: PatchPlan, keys: Sequence[PatchKey], outcomes: Sequence[Work]
+) -> PatchManifest:
     zero = SplitStats.zero(len(dataset.classes), len(dataset.bands))
     totals = {
         split: SplitStats.total((_stats(o["stats"][split]) for o in outcomes), zero)
@@ -222,7 +243,7 @@ def _manifest(dataset: DatasetManifest, plan: PatchPlan, outcomes: Sequence[Work
         dropped=sum(int(o["dropped"]) for o in outcomes),
         lineage={
             "dataset_version": dataset.version,
-            "patches_version": patches_version(dataset, plan),
+            "patches_version": patches_version(dataset, keys),
             "code_revision": code_revision(),
             "split": plan.split.model_dump_json(),
         },
@@ -230,10 +251,10 @@ def _manifest(dataset: DatasetManifest, plan: PatchPlan, outcomes: Sequence[Work
     )
 
 
-def patches_version(dataset: DatasetManifest, plan: PatchPlan) -> str:
-    """Return the digest of what decides on the patches: the data set's content and the plan."""
-    settings = [dataset.version, plan.patch_size, plan.stride, plan.split.model_dump()]
-    return f"{dataset.name}@{value_digest(settings)[:16]}"
+def patches_version(dataset: DatasetManifest, keys: Sequence[PatchKey]) -> str:
+    """Return name and digest of a data set's patches: its content, each patch and its split."""
+    planned = [[k.split, k.scene, k.window.row, k.window.col, k.window.height] for k in keys]
+    return f"{dataset.name}@{value_digest([dataset.version, planned])[:16]}"
 
 
 def _stats(values: Mapping[str, Any]) -> SplitStats:

@@ -74,10 +74,10 @@ def check_same_grid(labels: RasterInfo, scene: RasterInfo) -> None:
             f"its scene {scene.path} is {scene.height} x {scene.width}",
             "Give labels on the scene's own grid.",
         )
-    if labels.crs and scene.crs and CRS.from_wkt(labels.crs) != CRS.from_wkt(scene.crs):
+    if labels.crs and scene.crs and not _same_crs(labels.crs, scene.crs):
         raise LabelsDoNotMatch(
             labels.path,
-            f"is in {labels.crs_name}, its scene {scene.path} in {scene.crs_name}",
+            f"is in {labels.crs_title}, its scene {scene.path} in {scene.crs_title}",
             "Warp the labels onto the scene's grid.",
         )
     if labels.transform and scene.transform:
@@ -88,6 +88,12 @@ def check_same_grid(labels: RasterInfo, scene: RasterInfo) -> None:
                 f"lies {off:.2f} pixels off its scene {scene.path}",
                 "Warp the labels onto the scene's grid.",
             )
+
+
+def _same_crs(left: str, right: str) -> bool:
+    """Tell whether two CRSs (WKT) are one; a datum that only one of them names may be missing."""
+    a, b = CRS.from_wkt(left), CRS.from_wkt(right)
+    return bool(a == b or a.to_string() == b.to_string())
 
 
 MOST_OFF = 0.1

@@ -63,6 +63,12 @@ class RasterInfo:
         return code if CRS.from_string(code) == crs else self.crs
 
     @property
+    def crs_title(self) -> str:
+        """What a person calls the CRS: its code, or the name in its WKT."""
+        name = self.crs_name or "none"
+        return name if len(name) < 40 else name.split('"')[1]
+
+    @property
     def color_bands(self) -> tuple[int, ...]:
         """The 1-based numbers of the bands that hold imagery: all but an alpha band."""
         return tuple(band for band in range(1, self.count + 1) if band != self.alpha)
@@ -339,14 +345,22 @@ def check_whole(path: str | os.PathLike[str], max_bytes: int = 64 << 20) -> None
         UnreadableRaster: some part of the file cannot be read.
     """
     with open_raster(path) as dataset, reading(path):
-        for window in _whole_blocks(dataset, max_bytes):
-            dataset.read(window=RasterioWindow(window.col, window.row, window.width, window.height))
+        for bands in _read_together(dataset):
+            for window in _whole_blocks(dataset, len(bands), max_bytes):
+                place = RasterioWindow(window.col, window.row, window.width, window.height)
+                dataset.read(bands, window=place)
 
 
-def _whole_blocks(dataset: Any, max_bytes: int) -> tuple[Window, ...]:
+def _read_together(dataset: Any) -> list[list[int]]:
+    """Return the bands in groups: those that a block holds together."""
+    bands = list(range(1, dataset.count + 1))
+    return [bands] if dataset.interleaving == Interleaving.pixel else [[band] for band in bands]
+
+
+def _whole_blocks(dataset: Any, bands: int, max_bytes: int) -> tuple[Window, ...]:
     """Return windows of whole blocks that partition a raster, so that no block is read twice."""
     rows, cols = dataset.block_shapes[0]
-    pixels = max_bytes // sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+    pixels = max_bytes // (bands * np.dtype(dataset.dtypes[0]).itemsize)
     width = max(1, min(pixels // rows, dataset.width + cols - 1) // cols) * cols
     height = max(1, pixels // width // rows) * rows
     return TileGrid(dataset.height, dataset.width, height, width).cores

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from satseg_ray.classes import ClassTable
 from satseg_ray.config import EvaluateConfig
 from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors
 from satseg_ray.errors import BandMismatch, ConfigError
@@ -24,8 +23,8 @@ from satseg_ray.model.figures import write_confusion, write_samples
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec
-from satseg_ray.patches.store import PatchStore
-from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands
+from satseg_ray.patches.store import PatchManifest, PatchStore
+from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands, refuse_other_scene
 from satseg_ray.predict.scoring import (
     SHOWN,
     LabelledScene,
@@ -55,6 +54,8 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
     spec = read_spec(directory)
     name = config.output or name_from(f"{model.name}-{model.version}-{source}")
     target = workspace.evaluation(name)
+    if config.scene and not config.output:
+        refuse_other_scene(target / METRICS, "data", str(absolute(config.scene, "scene")))
     with (
         _reading(config, workspace),
         fresh_directory(target) as folder,
@@ -112,12 +113,12 @@ def _pieces(
 def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> Pieces:
     store = PatchStore.open(patches)
     found = store.manifest
-    for what in ("bands", "dtype", "classes", "patch_size"):
-        theirs, ours = getattr(found, what), getattr(spec, what)
-        if theirs != ours:
+    asked, given = _must_agree(spec), _must_agree(found)
+    for what, theirs in given.items():
+        if theirs != asked[what]:
             raise BandMismatch(
                 found.dataset,
-                f"has other {what} than the model: {_told(theirs)}, not {_told(ours)}",
+                f"has other {what} than the model: {theirs}, not {asked[what]}",
                 "Evaluate on a data set that is made and tiled as the model's was.",
             )
     count = len(store.required(split))
@@ -130,17 +131,23 @@ def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> P
     return Pieces(SplitScorer, task, rows, f"{found.version}/{split}", held_out)
 
 
-def _told(value: Any) -> str:
-    return ", ".join(value.names) if isinstance(value, ClassTable) else str(value)
+def _must_agree(of: ModelSpec | PatchManifest) -> dict[str, object]:
+    """Return what patches and a model must have in common."""
+    return {
+        "bands": list(of.bands),
+        "dtype": of.dtype,
+        "classes": list(of.classes.names),
+        "patch_size": of.patch_size,
+    }
 
 
 def _held_out(patches: Mapping[str, str], model: Mapping[str, str], split: str) -> bool | None:
     """Tell whether a model was trained on other patches than those of a split, if known."""
     tiled, trained = patches.get("patches_version", ""), model.get("patches_version", "")
+    if not tiled or tiled.partition("@")[0] != trained.partition("@")[0]:
+        return None
     if tiled == trained:
         return split != "train"
-    if tiled.partition("@")[0] != trained.partition("@")[0]:
-        return None
     say(
         f"warning: the model was trained on {trained}, since then tiled anew as {tiled}: it may "
         "have seen what is held out now. Train it again, or tile as before."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from satseg_ray.errors import BandMismatch
+from satseg_ray.errors import BandMismatch, ConfigError
 from satseg_ray.geo.grid import CoreLimits, Lattice, TileGrid, Window, computed_patches, plan_cores
 from satseg_ray.geo.quicklook import Decimation
 from satseg_ray.geo.raster import RasterInfo, misplaced_bands
@@ -24,8 +26,8 @@ class TileBudget:
     side: int | None = None
 
 
-def strip_bytes(spec: ModelSpec) -> int:
-    """Return the bytes that one more column of a core costs: its strip thrice, and its sums."""
+def column_bytes(spec: ModelSpec) -> int:
+    """Return the bytes that a column of a strip costs: its pixels thrice, and its sums."""
     pixel = 3 * len(spec.bands) * np.dtype(spec.dtype).itemsize + 4 * len(spec.classes)
     return spec.patch_size * pixel
 
@@ -46,7 +48,8 @@ class ScenePlan:
         if budget.side:
             grid = TileGrid(scene.height, scene.width, budget.side, budget.side)
         else:
-            limits = CoreLimits(budget.pixels, budget.strip_bytes // strip_bytes(spec))
+            halo = 2 * spec.patch_size
+            limits = CoreLimits(budget.pixels, budget.strip_bytes // column_bytes(spec) - halo)
             grid = plan_cores(lattice, limits, at_least=workers)
         preview = Decimation.to_fit(scene.height, scene.width, QUICKLOOK_SIDE)
         return cls(scene, lattice, grid, preview)
@@ -60,6 +63,25 @@ class ScenePlan:
     def computed(self) -> int:
         """The patches that are computed, those at tile borders more than once."""
         return computed_patches(self.lattice, self.grid)
+
+
+def refuse_other_scene(report: Path, key: str, scene: str) -> None:
+    """Refuse to replace the result of a scene that only has the same file name.
+
+    ``report`` is the JSON file of the result that is there, if any, and ``key`` names its scene.
+
+    Raises:
+        ConfigError: with both scenes.
+    """
+    if not report.is_file():
+        return
+    other = str(json.loads(report.read_text(encoding="utf-8")).get(key))
+    if other != scene and Path(other).is_file():
+        raise ConfigError(
+            "output",
+            f"is not given, and {report.parent} holds the result of {other}, not of {scene}",
+            "Name the result with --output.",
+        )
 
 
 def check_bands(scene: RasterInfo, spec: ModelSpec) -> None:

@@ -11,14 +11,13 @@ from typing import Any
 
 from satseg_ray.config import PredictConfig
 from satseg_ray.data.rows import Pool
-from satseg_ray.errors import ConfigError
 from satseg_ray.geo.cog import MapFormat
-from satseg_ray.geo.raster import RasterInfo, inspect_raster
+from satseg_ray.geo.raster import inspect_raster
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec
 from satseg_ray.predict.mapping import MAP, QUICKLOOK, CoreFiles, finish_map, map_cores
-from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands
+from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands, refuse_other_scene
 from satseg_ray.predict.tiles import SceneTask, load_segmenter
 from satseg_ray.products import fresh_directory
 from satseg_ray.progress import say
@@ -40,7 +39,7 @@ def predict(config: PredictConfig) -> Mapping[str, Any]:
     check_bands(scene, spec)
     target = workspace.prediction(config.output or name_from(Path(config.scene).stem))
     if not config.output:
-        _refuse_other_scene(target, scene)
+        refuse_other_scene(target / REPORT, "scene", scene.path)
     with fresh_directory(target) as folder, ray_session("predict"):
         pool = _pool(config)
         budget = TileBudget(config.tile_pixels, side=config.core)
@@ -56,22 +55,6 @@ def predict(config: PredictConfig) -> Mapping[str, Any]:
     say(f"map in {target / MAP}, picture in {target / QUICKLOOK}")
     files = {"map": MAP, "quicklook": QUICKLOOK, "report": REPORT}
     return {name: str(target / file) for name, file in files.items()} | report
-
-
-def _refuse_other_scene(target: Path, scene: RasterInfo) -> None:
-    """Refuse to replace the map of a scene that only has the same file name.
-
-    Raises:
-        ConfigError: with both scenes.
-    """
-    if not (target / REPORT).is_file():
-        return
-    other = json.loads((target / REPORT).read_text(encoding="utf-8"))["scene"]
-    if other != scene.path:
-        raise ConfigError(
-            "output", f"is not given, and {target} holds the map of {other}, not of {scene.path}",
-            "Name the result with --output.",
-        )  # fmt: skip
 
 
 def _with_stride(spec: ModelSpec, stride: int | None) -> ModelSpec:

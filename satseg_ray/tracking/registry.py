@@ -19,7 +19,7 @@ from satseg_ray.lineage import value_digest
 from satseg_ray.model.network import ARCHITECTURES
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
-from satseg_ray.products import fresh_directory, locked
+from satseg_ray.products import fresh_directory, is_no_place, locked
 from satseg_ray.tracking.runs import Run, Tracking
 from satseg_ray.workspace import checked_name
 
@@ -143,6 +143,8 @@ def _download(tracking: Tracking, version: ModelVersion, directory: Path) -> Non
                 tracking_uri=tracking.uri,
             )
         except (MlflowException, OSError) as error:
+            if isinstance(error, OSError) and is_no_place(error):
+                raise
             raise ModelVersionNotFound(
                 version.uri, f"its files are not in {version.source}", "Register the model anew."
             ) from error

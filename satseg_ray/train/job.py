@@ -30,24 +30,29 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
     """Train a model; its run, its figures and its files are in the workspace's MLflow."""
     workspace = Workspace.resolve()
     patches = workspace.patches(config.dataset)
-    store = PatchStore.open(patches)
-    store.required("train")
     if config.register_as:
         check_name("register", config.register_as)
-    spec = model_spec(config, store.manifest)
-    Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
-    check_spec(spec)
     check_shared(config.batch_size, config.workers)
+    with locked(patches):
+        store = PatchStore.open(patches)
+        store.required("train")
+        spec = model_spec(config, store.manifest)
+        Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
+        check_spec(spec)
+        return _trained(config, spec, workspace)
+
+
+def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapping[str, Any]:
     tracking = Tracking.open(workspace.root)
     name = f"{config.dataset}-{config.architecture}-{config.backbone}"
-    # Ray is ended last: a stopped job has only seconds
-    with locked(patches), ray_session("train", dashboard=True):
+    with ray_session("train", dashboard=True):  # ended last: a stopped job has only seconds
         resources = _resources(config)
         run = tracking.create_run(config.experiment, name, spec.lineage)
         with run.recording():
             run.log_params(config.model_dump(mode="json"))
             directory = workspace.run(run.run_id)
-            task = TrainTask(str(patches), str(directory / "model"), spec, training_spec(config))
+            patches, model = workspace.patches(config.dataset), directory / "model"
+            task = TrainTask(str(patches), str(model), spec, training_spec(config))
             place = RunPlace(name, str(directory / "checkpoints"), run)
             with followed(run, config.epochs):
                 result = train_on_ray(task, resources, place)
@@ -59,7 +64,7 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
         "registered": registered,
         "best_epoch": result.best_epoch,
         "metrics": dict(result.best),
-        "dataset_version": store.manifest.version,
+        "dataset_version": spec.lineage["dataset_version"],
     }
 
 
