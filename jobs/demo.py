@@ -120,7 +120,7 @@ def tell(report: Mapping[str, Any], path: Path, workspace: Path) -> None:
     """Say what came out and where to look."""
     say(
         f"\nWater IoU on held-out blocks: {report['water_iou']:.4f} (asked for: at least 0.90), "
-        f"in {clock(report['seconds'])}\n"
+        f"in {clock(report['seconds'])}; mean IoU of land and water {report['mean_iou']:.4f}\n"
         f"  map        {report['map']}\n"
         f"  quicklook  {report['quicklook']}\n"
         f"  figures    {report['evaluation']}\n"

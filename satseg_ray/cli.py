@@ -61,9 +61,9 @@ def call_job(script: Path, config: Path, *flags: str) -> dict[str, Any]:
 
     Adds ``seconds``. Exits with the job's own code where it fails; the job has said why.
     """
-    say(f"\n$ python {script.parent.name}/{script.name} --config {config} {' '.join(flags)}")
-    start = time.monotonic()
     command = [sys.executable, str(script), "--config", str(config), *flags]
+    say(f"\n$ {' '.join(command)}")
+    start = time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)
