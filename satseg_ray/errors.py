@@ -125,6 +125,13 @@ class InUse(SatsegError):
     http_status = 409
 
 
+class UnreadableLabels(SatsegError):
+    """A file of shapes is damaged, of no known kind, or larger than what is held in memory."""
+
+    exit_code = 22
+    http_status = 422
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 
