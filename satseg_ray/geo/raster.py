@@ -311,6 +311,8 @@ class SceneReader:
             UnreadableRaster: the bytes of the window are damaged.
         """
         inside = window.intersection(self.info.window)
+        if inside == window:
+            return Tile(window, *self._read_inside(window))
         pixels = np.zeros((len(self.bands), window.height, window.width), self.info.dtype)
         valid = np.zeros((window.height, window.width), np.bool_)
         if inside.area:
@@ -322,7 +324,9 @@ class SceneReader:
         place = RasterioWindow(window.col, window.row, window.width, window.height)
         with reading(self.info.path):
             pixels: Pixels = self._dataset.read(self.bands, window=place)
-            valid = self._valid(pixels) & self._mask.read(self._dataset, place)
+            valid = self._valid(pixels)
+            if self._mask.alpha or self._mask.masked:
+                valid &= self._mask.read(self._dataset, place)
         if pixels.dtype.kind == "f":
             pixels[:, ~valid] = 0
         return pixels, valid
@@ -333,8 +337,11 @@ class SceneReader:
         if pixels.dtype.kind == "f":
             valid &= np.isfinite(pixels).all(axis=0)
         if self.nodata is not None and not math.isnan(self.nodata):
-            hit = pixels == self.nodata
-            valid &= ~(hit.all(axis=0) if pixels.dtype == np.uint8 else hit.any(axis=0))
+            together = np.logical_and if pixels.dtype == np.uint8 else np.logical_or
+            hit = pixels[0] == self.nodata
+            for band in pixels[1:]:
+                together(hit, band == self.nodata, out=hit)
+            valid &= ~hit
         return valid
 
 
