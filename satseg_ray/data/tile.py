@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -21,10 +21,10 @@ from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.geo.raster import SceneReader
 from satseg_ray.lineage import code_revision, value_digest
 from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
-from satseg_ray.patches.schema import Indexes, Patch, cut_patch, patch_schema
+from satseg_ray.patches.schema import Indexes, PatchStack, cut_patches, patch_schema
 from satseg_ray.patches.split import SPLITS, PatchKey, PatchPlan, SceneSize, plan_patches
 from satseg_ray.patches.stats import SplitStats
-from satseg_ray.patches.store import PatchManifest, write_part
+from satseg_ray.patches.store import PartWriter, PatchManifest, new_part
 from satseg_ray.products import fresh_directory, locked
 from satseg_ray.progress import Progress, say
 from satseg_ray.runtime import cluster_cpus, ray_session
@@ -32,6 +32,8 @@ from satseg_ray.workspace import Workspace
 
 _CELLS = 16
 """Cells of the patch-sized grid that are read at once to be counted."""
+_READ = 1024
+"""Side in pixels of what a task holds at a time, so that it stays in the processor's cache."""
 
 
 def tile(config: TileConfig) -> Mapping[str, Any]:
@@ -181,36 +183,54 @@ class UnitCutter:
         scene = next(s for s in self.dataset.scenes if s.name == row["scene"])
         patches = json.loads(row["patches"])
         keys = [PatchKey(s, scene.name, Window(r, c, h, h)) for s, r, c, h in patches]
-        cut = self._labelled_patches(scene, keys)
-        classes, bands = len(self.dataset.classes), len(self.dataset.bands)
-        stats = {}
-        for split in SPLITS:
-            chosen = [patch for patch in cut if patch.key.split == split]
-            parts = (SplitStats.of(patch, classes) for patch in chosen)
-            stats[split] = asdict(SplitStats.total(parts, SplitStats.zero(classes, bands)))
-            if chosen:
-                side = chosen[0].mask.shape[0]
-                schema = patch_schema(side, bands, self.dataset.dtype)
-                path = Path(self.folder) / split / f"{row['key']}.parquet"
-                write_part(path, chosen, schema)
-        return {"stats": stats, "planned": len(keys), "dropped": len(keys) - len(cut)}
+        side, bands = keys[0].window.height, len(self.dataset.bands)
+        schema = patch_schema(side, bands, self.dataset.dtype)
+        zero = SplitStats.zero(len(self.dataset.classes), bands)
+        stats = dict.fromkeys(SPLITS, zero)
+        parts: dict[str, PartWriter] = {}
+        with ExitStack() as open_parts:
+            for stack in self._labelled_patches(scene, keys):
+                split = stack.keys[0].split
+                if split not in parts:
+                    path = Path(self.folder) / split / f"{row['key']}.parquet"
+                    parts[split] = open_parts.enter_context(new_part(path, schema))
+                parts[split].write(stack)
+                found = SplitStats.of_stack(stack, len(self.dataset.classes))
+                stats[split] = stats[split].add(found)
+        cut = sum(found.patches for found in stats.values())
+        return {
+            "stats": {split: asdict(found) for split, found in stats.items()},
+            "planned": len(keys),
+            "dropped": len(keys) - cut,
+        }
 
-    def _labelled_patches(self, scene: SceneRecord, keys: Sequence[PatchKey]) -> list[Patch]:
-        window = bounding_box([key.window for key in keys])
+    def _labelled_patches(
+        self, scene: SceneRecord, keys: Sequence[PatchKey]
+    ) -> Iterator[PatchStack]:
+        """Yield the patches that have labels, those of one split and a small part of the unit."""
         raw = Path(self.raw)
         with (
             SceneReader(raw / scene.image, self.dataset.band_indexes, self.dataset.nodata) as image,
             SceneReader(raw / str(scene.labels)) as labels,
         ):
-            pixels = image.read(window)
-            classes = _label_indexes(labels, window)
-        patches = (cut_patch(pixels, classes, key) for key in keys)
-        return [patch for patch in patches if (patch.mask != IGNORE).any()]
+            for part in plan_units(keys, _READ):
+                window = bounding_box([key.window for key in part])
+                pixels, classes = image.read(window), _label_indexes(labels, window)
+                for split in SPLITS:
+                    chosen = [key for key in part if key.split == split]
+                    if chosen:
+                        stack = cut_patches(pixels, classes, chosen)
+                        stack = stack.take(np.flatnonzero(stack.labelled).tolist())
+                        if len(stack):
+                            yield stack
 
 
 def _label_indexes(labels: SceneReader, window: Window) -> Indexes:
     read = labels.read(window)
-    return np.where(read.valid, read.pixels[0], np.uint8(IGNORE))
+    indexes: Indexes = read.pixels[0]
+    if read.valid.all():
+        return indexes
+    return np.where(read.valid, indexes, np.uint8(IGNORE))
 
 
 def _manifest(

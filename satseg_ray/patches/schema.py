@@ -1,7 +1,8 @@
-"""What a training record is: the Arrow schema of a patch, and one patch in numpy."""
+"""What a training record is: the Arrow schema of a patch, and patches in numpy."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from satseg_ray.geo.raster import Mask, Pixels, Tile
 from satseg_ray.patches.split import PatchKey
 
 Indexes = npt.NDArray[np.uint8]
+
+TENSORS = ("image", "mask", "valid")
+"""The columns that hold arrays, as bytes."""
 
 
 @dataclass(frozen=True)
@@ -36,62 +40,153 @@ class Patch:
         return float((self.mask != IGNORE).mean())
 
 
+@dataclass(frozen=True)
+class PatchStack:
+    """Patches of one size as they are written: the bands of ``image`` come before its rows.
+
+    ``image`` (n, bands, side, side) raw values; ``mask`` (n, side, side) uint8; ``valid``
+    (n, side, side) bool, or None where every pixel is valid; ``labelled`` (n,) int64 pixels.
+    """
+
+    keys: tuple[PatchKey, ...]
+    image: Pixels
+    mask: Indexes
+    valid: Mask | None
+    labelled: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, patches: Sequence[Patch]) -> PatchStack:
+        """Return single patches as a stack."""
+        image = np.stack([np.moveaxis(patch.image, -1, 0) for patch in patches])
+        mask, valid = (np.stack([getattr(p, name) for p in patches]) for name in ("mask", "valid"))
+        keys = tuple(patch.key for patch in patches)
+        return cls(keys, image, mask, None if valid.all() else valid, count_labelled(mask))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, positions: Sequence[int]) -> PatchStack:
+        """Return the patches at ``positions``; all of them without copying."""
+        if list(positions) == list(range(len(self))):
+            return self
+        chosen = list(positions)
+        return PatchStack(
+            tuple(self.keys[i] for i in chosen),
+            self.image[chosen],
+            self.mask[chosen],
+            None if self.valid is None else self.valid[chosen],
+            self.labelled[chosen],
+        )
+
+
+def count_labelled(mask: Indexes) -> npt.NDArray[np.int64]:
+    """Return the pixels that have a class in each mask (n, side, side)."""
+    return np.array([one.size - np.count_nonzero(one == IGNORE) for one in mask], np.int64)
+
+
 def cut_patch(tile: Tile, labels: Indexes, key: PatchKey) -> Patch:
     """Return the patch of ``key`` from a tile that holds it and its labels (rows, columns)."""
-    rows, cols = key.window.relative_to(tile.window).slices()
-    valid = tile.valid[rows, cols]
-    image = np.ascontiguousarray(np.moveaxis(tile.pixels[:, rows, cols], 0, -1))
-    mask = np.where(valid, labels[rows, cols], np.uint8(IGNORE))
-    return Patch(key, image, mask, valid)
+    stack = cut_patches(tile, labels, [key])
+    valid = np.ones(key.window.shape, np.bool_) if stack.valid is None else stack.valid[0]
+    image = np.ascontiguousarray(np.moveaxis(stack.image[0], 0, -1))
+    return Patch(key, image, stack.mask[0], valid)
+
+
+def cut_patches(tile: Tile, labels: Indexes, keys: Sequence[PatchKey]) -> PatchStack:
+    """Return the patches of ``keys`` from a tile that holds them and its labels (rows, columns)."""
+    side = keys[0].window.height
+    image = np.empty((len(keys), len(tile.pixels), side, side), tile.pixels.dtype)
+    mask = np.empty((len(keys), side, side), np.uint8)
+    valid = None if tile.valid.all() else np.empty(mask.shape, np.bool_)
+    for position, key in enumerate(keys):
+        rows, cols = key.window.relative_to(tile.window).slices()
+        image[position] = tile.pixels[:, rows, cols]
+        mask[position] = labels[rows, cols]
+        if valid is not None:
+            valid[position] = tile.valid[rows, cols]
+            mask[position][~valid[position]] = IGNORE
+    return PatchStack(tuple(keys), image, mask, valid, count_labelled(mask))
 
 
 def patch_schema(side: int, bands: int, dtype: str) -> pa.Schema:
-    """Return the schema of a patch file; tensors are ``arrow.fixed_shape_tensor``."""
-    flat = pa.fixed_shape_tensor(pa.uint8(), (side, side))
-    image = pa.fixed_shape_tensor(pa.from_numpy_dtype(np.dtype(dtype)), (side, side, bands))
+    """Return the schema of a patch file: each array as the bytes of its values, row by row.
+
+    The file's own metadata holds ``shape`` and ``dtype`` of each array under its column's name.
+    Null stands for a ``valid`` that is true everywhere.
+    """
+    shapes = {"image": (bands, side, side), "mask": (side, side), "valid": (side, side)}
+    dtypes = {"image": np.dtype(dtype), "mask": np.dtype(np.uint8), "valid": np.dtype(np.uint8)}
+    bytes_of = {
+        name: pa.binary(int(np.prod(shapes[name])) * dtypes[name].itemsize) for name in TENSORS
+    }
     return pa.schema(
         [
             pa.field("split", pa.string(), nullable=False),
             pa.field("scene", pa.string(), nullable=False),
             pa.field("row", pa.int64(), nullable=False),
             pa.field("col", pa.int64(), nullable=False),
-            pa.field("image", image, nullable=False),
-            pa.field("mask", flat, nullable=False),
-            pa.field("valid", flat, nullable=False),
+            pa.field("image", bytes_of["image"], nullable=False),
+            pa.field("mask", bytes_of["mask"], nullable=False),
+            pa.field("valid", bytes_of["valid"], nullable=True),
             pa.field("labelled_share", pa.float32(), nullable=False),
-        ]
+        ],
+        metadata={
+            name: json.dumps({"shape": shapes[name], "dtype": dtypes[name].str}) for name in TENSORS
+        },
     )
 
 
-def to_table(patches: Sequence[Patch], schema: pa.Schema) -> pa.Table:
-    """Return patches as a table of :func:`patch_schema`."""
+def to_table(stack: PatchStack, schema: pa.Schema) -> pa.Table:
+    """Return patches as a table of :func:`patch_schema`, their arrays without copying."""
+    share = stack.labelled / stack.mask[0].size
     columns: dict[str, Any] = {
-        "split": [p.key.split for p in patches],
-        "scene": [p.key.scene for p in patches],
-        "row": [p.key.window.row for p in patches],
-        "col": [p.key.window.col for p in patches],
-        "image": np.stack([p.image for p in patches]),
-        "mask": np.stack([p.mask for p in patches]),
-        "valid": np.stack([p.valid for p in patches]).astype(np.uint8),
-        "labelled_share": np.array([p.labelled_share for p in patches], np.float32),
+        "split": [key.split for key in stack.keys],
+        "scene": [key.scene for key in stack.keys],
+        "row": [key.window.row for key in stack.keys],
+        "col": [key.window.col for key in stack.keys],
+        "image": stack.image,
+        "mask": stack.mask,
+        "valid": None if stack.valid is None else stack.valid.view(np.uint8),
+        "labelled_share": share.astype(np.float32),
     }
-    arrays = [_array(field, columns[field.name]) for field in schema]
+    arrays = [_array(field, columns[field.name], len(stack)) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _array(field: pa.Field, values: Any) -> pa.Array:
-    if not isinstance(field.type, pa.FixedShapeTensorType):
+def _array(field: pa.Field, values: Any, count: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(count, field.type)
+    if field.name not in TENSORS:
         return pa.array(values, field.type)
-    storage = pa.FixedSizeListArray.from_arrays(
-        pa.array(values.reshape(-1)), int(np.prod(field.type.shape))
-    )
-    return pa.ExtensionArray.from_storage(field.type, storage)
+    if values.nbytes != count * field.type.byte_width:
+        raise ValueError(f"{field.name} of {values.shape} {values.dtype} is not {field.type}")
+    if field.name != "valid":
+        return _packed(field, values, None)
+    whole = values.reshape(count, -1).all(axis=1)
+    return _packed(field, values, pa.array(~whole).buffers()[1] if whole.any() else None)
+
+
+def _packed(field: pa.Field, values: npt.NDArray[Any], present: pa.Buffer | None) -> pa.Array:
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.FixedSizeBinaryArray.from_buffers(field.type, len(values), [present, data])
 
 
 def tensor_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    """Return a tensor column of a table as one array (rows, ...) without copying where it can."""
-    column = table.column(name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
-    array: npt.NDArray[Any] = column.to_numpy_ndarray()
-    return array
+    """Return an array column of a table as one array (rows, ...); a null is all ones."""
+    about = json.loads(table.schema.metadata[name.encode()])
+    dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
+    chunks = [_unpacked(chunk, dtype, shape) for chunk in table.column(name).chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def _unpacked(chunk: pa.Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    if chunk.null_count == len(chunk):
+        return np.ones((len(chunk), *shape), dtype)
+    data = chunk.buffers()[1]
+    offset = chunk.offset * chunk.type.byte_width
+    count = len(chunk) * int(np.prod(shape))
+    values = np.frombuffer(data, dtype, count, offset).reshape(len(chunk), *shape)
+    if chunk.null_count:
+        values = values.copy()
+        values[np.asarray(chunk.is_null())] = 1
+    return values

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from satseg_ray.classes import IGNORE
-from satseg_ray.patches.schema import Patch
+from satseg_ray.geo.raster import Mask, Pixels
+from satseg_ray.patches.schema import Indexes, Patch, PatchStack
+
+_FEW = 16
+"""Up to so many classes are counted one by one, each faster than a histogram."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,14 @@ class SplitStats:
     @classmethod
     def of(cls, patch: Patch, classes: int) -> Self:
         """Return the statistics of one patch."""
-        counts = np.bincount(patch.mask.reshape(-1), minlength=IGNORE + 1)
-        values = patch.image[patch.valid].astype(_exact(patch.image.dtype))
-        return cls(
-            patches=1,
-            pixels=(*counts[:classes].tolist(), int(counts[IGNORE])),
-            valid=int(patch.valid.sum()),
-            sums=tuple(values.sum(axis=0).tolist()),
-            squares=tuple((values * values).sum(axis=0).tolist()),
-        )
+        return cls.of_stack(PatchStack.of([patch]), classes)
+
+    @classmethod
+    def of_stack(cls, stack: PatchStack, classes: int) -> Self:
+        """Return the statistics of patches together."""
+        valid = stack.mask.size if stack.valid is None else int(np.count_nonzero(stack.valid))
+        sums, squares = zip(*_moments(stack.image, stack.valid), strict=True)
+        return cls(len(stack), count_classes(stack.mask, classes), valid, sums, squares)
 
     def add(self, other: Self) -> Self:
         """Return the statistics of both together."""
@@ -74,8 +78,50 @@ class SplitStats:
         return means, tuple(math.sqrt(v) if v > 1e-12 * m * m else 1.0 for v, m in pairs)
 
 
-def _exact(dtype: np.dtype[Any]) -> type[np.int64] | type[np.float64]:
-    return np.float64 if dtype.kind == "f" else np.int64
+def count_classes(mask: Indexes, classes: int) -> tuple[int, ...]:
+    """Return the pixels of each class index in an array of any shape, then the unlabelled.
+
+    >>> count_classes(np.array([[0, 2], [255, 2]], np.uint8), 3)
+    (1, 0, 2, 1)
+    """
+    wanted = (*range(classes), IGNORE)
+    if classes > _FEW:
+        counts = np.bincount(mask.reshape(-1), minlength=IGNORE + 1)
+        return tuple(int(counts[index]) for index in wanted)
+    return tuple(int(np.count_nonzero(mask == index)) for index in wanted)
+
+
+def _moments(image: Pixels, valid: Mask | None) -> list[tuple[Any, Any]]:
+    """Return sum and sum of squares of each band of (n, bands, side, side) over valid pixels."""
+    moments = _float_moments if image.dtype.kind == "f" else _whole_moments
+    pixels = image.shape[-2] * image.shape[-1]
+    run = min(pixels, 256 if image.dtype == np.uint8 else 1 << 16)
+    values = np.zeros(
+        (-(-pixels // run), run), np.float32 if image.dtype == np.uint8 else np.float64
+    )
+    flat = values.reshape(-1)[:pixels]
+    totals: list[tuple[Any, Any]] = [(0, 0)] * image.shape[1]
+    for position, patch in enumerate(image):
+        for number, band in enumerate(patch):
+            np.copyto(flat, band.reshape(-1))
+            if valid is not None:
+                flat[~valid[position].reshape(-1)] = 0
+            totals[number] = _plus(totals[number], moments(values))
+    return totals
+
+
+def _whole_moments(values: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return exact moments: no sum over a row leaves the whole numbers that its float holds.
+
+    256 squares of 8 bits stay below 2**24, 65536 of 16 bits below 2**53.
+    """
+    ones = np.ones(values.shape[1], values.dtype)
+    sums, squares = values @ ones, np.vecdot(values, values)
+    return int(sums.astype(np.int64).sum()), int(squares.astype(np.int64).sum())
+
+
+def _float_moments(values: npt.NDArray[Any]) -> tuple[float, float]:
+    return float(values.sum()), float((values * values).sum())
 
 
 def _plus(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -17,13 +18,24 @@ import pyarrow.parquet as pq
 from satseg_ray.classes import ClassTable
 from satseg_ray.errors import DatasetNotFound, EmptySplit
 from satseg_ray.geo.raster import Mask, Pixels
-from satseg_ray.patches.schema import Indexes, Patch, patch_schema, tensor_column, to_table
+from satseg_ray.patches.schema import (
+    Indexes,
+    Patch,
+    PatchStack,
+    patch_schema,
+    tensor_column,
+    to_table,
+)
 from satseg_ray.patches.split import SPLITS
 from satseg_ray.products import fresh_file
 
 FILE_NAME = "patches.json"
-_ROW_GROUP = 1
-"""One patch a row group: training reads patches in random order."""
+_GROUP_BYTES = 1 << 20
+"""Training reads patches in random order: a row group of small patches holds a few, else one."""
+_COMPRESSED = ("mask", "valid")
+"""Imagery gains a fifth by compression, and costs three times as long."""
+_LEVEL = 1
+_POOL = pa.system_memory_pool()
 
 
 @dataclass(frozen=True)
@@ -80,19 +92,49 @@ class PatchManifest:
         return cls(**body)
 
 
-def write_part(path: Path, patches: Sequence[Patch], schema: pa.Schema) -> None:
-    """Write patches as one zstd Parquet file, complete or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    with fresh_file(path) as partial:
-        pq.write_table(
-            to_table(patches, schema),
-            partial,
-            compression="zstd",
-            compression_level=3,
-            row_group_size=_ROW_GROUP,
-            use_dictionary=["split", "scene"],
+class PartWriter:
+    """Writes the patches of one split and unit to a file, stack by stack; see :func:`new_part`."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows = rows_of_group(schema)
+        names = schema.names
+        self._file = pq.ParquetWriter(
+            path,
+            schema,
+            compression={name: "zstd" if name in _COMPRESSED else "none" for name in names},
+            compression_level={name: _LEVEL for name in _COMPRESSED},
+            use_dictionary=False,
             write_statistics=False,
+            memory_pool=_POOL,
         )
+
+    def write(self, patches: PatchStack) -> None:
+        """Append patches."""
+        self._file.write_table(to_table(patches, self._schema), row_group_size=self._rows)
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._file.close()
+
+
+@contextmanager
+def new_part(path: Path, schema: pa.Schema) -> Iterator[PartWriter]:
+    """Give the writer of a part, which is there when the block ends and not before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with fresh_file(path) as partial, closing(PartWriter(partial, schema)) as writer:
+        yield writer
+
+
+def write_part(path: Path, patches: Sequence[Patch], schema: pa.Schema) -> None:
+    """Write single patches to one Parquet file, which appears whole or not at all."""
+    with new_part(path, schema) as part:
+        part.write(PatchStack.of(patches))
+
+
+def rows_of_group(schema: pa.Schema) -> int:
+    """Return how many patches are read at once to get one: a row group is about a megabyte."""
+    return max(1, _GROUP_BYTES // int(schema.field("image").type.byte_width))
 
 
 @dataclass(frozen=True)
@@ -115,6 +157,7 @@ class SplitReader:
         self._files = list(files)
         self._footers = [pq.read_metadata(path) for path in self._files]
         self._ends = list(accumulate(footer.num_rows for footer in self._footers))
+        self._starts = [_starts(footer) for footer in self._footers]
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -124,7 +167,7 @@ class SplitReader:
         tables = [self._row(int(i), ("image", "mask", "valid")) for i in ids]
         table = pa.concat_tables(tables)
         return PatchBatch(
-            image=tensor_column(table, "image"),
+            image=np.ascontiguousarray(np.moveaxis(tensor_column(table, "image"), 1, -1)),
             mask=tensor_column(table, "mask"),
             valid=tensor_column(table, "valid").astype(np.bool_),
         )
@@ -136,11 +179,19 @@ class SplitReader:
 
     def _row(self, position: int, columns: Sequence[str]) -> pa.Table:
         index = int(np.searchsorted(self._ends, position, side="right"))
-        before = self._ends[index - 1] if index else 0
-        with pq.ParquetFile(self._files[index], metadata=self._footers[index]) as file:
-            return file.read_row_group(
-                (position - before) // _ROW_GROUP, columns=list(columns), use_threads=False
-            )
+        row = position - (self._ends[index - 1] if index else 0)
+        footer = self._footers[index]
+        starts = self._starts[index]
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        with pq.ParquetFile(self._files[index], metadata=footer) as file:
+            table = file.read_row_group(group, columns=list(columns), use_threads=False)
+        return table.slice(row - starts[group], 1)
+
+
+def _starts(footer: pq.FileMetaData) -> list[int]:
+    """Return the first row of each row group."""
+    counts = (footer.row_group(i).num_rows for i in range(footer.num_row_groups - 1))
+    return list(accumulate(counts, initial=0))
 
 
 class PatchStore:
