@@ -132,6 +132,13 @@ class UnreadableLabels(SatsegError):
     http_status = 422
 
 
+class ChecksFailed(SatsegError):
+    """A data set as a whole has an error, or with ``strict`` a warning; the report has them all."""
+
+    exit_code = 24
+    http_status = 422
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 
