@@ -133,22 +133,22 @@ class FloatTally:
         """Take some values (n,), all of them finite."""
         if not len(values):
             return
-        self._histogram += np.bincount(_bins(values, self._span), minlength=BINS)
+        self._histogram += _byte_counts(_bins(values, self._span))[:BINS]
         self._count += len(values)
         self._sum += float(values.sum(dtype=np.float64))
-        self._low = _lower(self._low, _lowest(values))
-        self._high = _lower(self._high, _lowest(-values))
+        self._low = _lower(self._low, _lowest(values, np.min, math.inf))
+        high = _lowest(values, np.max, -math.inf)
+        self._high = _lower(self._high, _negative(high))
 
     def facts(self, name: str) -> BandFacts:
         """Return what was seen."""
         if not self._count:
             return _nothing(name)
-        high = self._high
         return BandFacts(
             name,
             self._count,
             self._low,
-            Extreme(-high.value, high.count, None if high.next is None else -high.next),
+            _negative(self._high),
             self._sum / self._count,
             self._span,
             tuple(self._histogram.tolist()),
@@ -200,18 +200,25 @@ def _widened(start: float, stop: float, least: float, most: float) -> tuple[floa
     return (start, stop) if stop > start else (start, start + 1.0)
 
 
-def _bins(values: Values, span: tuple[float, float]) -> npt.NDArray[np.int64]:
-    scale = BINS / (span[1] - span[0])
-    places = (values.astype(np.float64) - span[0]) * scale
-    return np.clip(places, 0, BINS - 1).astype(np.int64)
+def _bins(values: Values, span: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Return the bin of each value; those outside of the span are in the first and the last."""
+    wide = values.astype(np.float64) if values.dtype.kind != "f" else values
+    places = (wide - wide.dtype.type(span[0])) * wide.dtype.type(BINS / (span[1] - span[0]))
+    np.clip(places, 0, BINS - 1, out=places)
+    return places.astype(np.uint8)
 
 
-def _lowest(values: Values) -> Extreme:
-    value = values.min()
-    others = values[values != value]
-    return Extreme(
-        float(value), len(values) - len(others), float(others.min()) if len(others) else None
-    )
+def _lowest(values: Values, of: Any, beyond: float) -> Extreme:
+    """Return the lowest of some values or, with ``np.max``, the highest."""
+    value = of(values)
+    others = values != value
+    count = len(values) - int(np.count_nonzero(others))
+    following = of(values, where=others, initial=beyond) if count < len(values) else None
+    return Extreme(float(value), count, None if following is None else float(following))
+
+
+def _negative(end: Extreme) -> Extreme:
+    return Extreme(-end.value, end.count, None if end.next is None else -end.next)
 
 
 def _lower(left: Extreme, right: Extreme) -> Extreme:

@@ -82,6 +82,11 @@ class SceneFacts:
     labels: LabelFacts | None = None
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    @property
     def pixels(self) -> int:
         """The number of pixels of the grid."""
         return self.height * self.width

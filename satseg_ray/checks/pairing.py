@@ -248,8 +248,8 @@ def _findings(pairs: Sequence[Pair], labels: Sequence[str], search: _Search) -> 
         yield Finding(
             "error",
             "ambiguous-labels",
-            listed(scenes),
-            f"cannot tell which of {listed(files)} is for which scene",
+            listed(short(scenes)),
+            f"cannot tell which of {listed(short(files))} is for which scene",
             "Put scene and labels of one name into folders of one name, or rename them.",
         )
     if labels and not used - {None} and not unclear:
@@ -257,11 +257,16 @@ def _findings(pairs: Sequence[Pair], labels: Sequence[str], search: _Search) -> 
             "error",
             "nothing-paired",
             "labels",
-            f"none of {listed(labels)} belongs to a scene by its name",
+            f"none of {listed(short(labels))} belongs to a scene by its name",
             "Name each label file like its scene (the stem).",
         )
         return
     yield from _left_over(pairs, [p for p in labels if p not in used | unclear], waiting)
+
+
+def short(paths: Sequence[str]) -> list[str]:
+    """Return paths as people name them: the file and the two folders that it is in."""
+    return ["/".join(PurePosixPath(path).parts[-3:]) for path in paths]
 
 
 def _left_over(
@@ -273,7 +278,7 @@ def _left_over(
             "warning",
             "unlabelled-scene",
             counted(len(bare), "scene"),
-            f"without labels: {listed(bare)}",
+            f"without labels: {listed(short(bare))}",
             "Kept, all of it unlabelled.",
         )
     if orphans:
@@ -281,6 +286,6 @@ def _left_over(
             "warning",
             "orphan-label",
             counted(len(orphans), "label file"),
-            f"without a scene of that name: {listed(orphans)}",
+            f"without a scene of that name: {listed(short(orphans))}",
             "Left out.",
         )

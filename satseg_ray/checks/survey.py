@@ -40,6 +40,11 @@ class LabelSurvey:
     palette: tuple[str, ...] = ()
     nodata: str | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
     def unknown(self, rule: LabelRule) -> tuple[tuple[str, int], ...]:
         """Return the codes that neither the classes nor ``ignore`` name, with their pixels."""
         by_color = self.kind != "value"
