@@ -125,6 +125,13 @@ class InUse(SatsegError):
     http_status = 409
 
 
+class DatasetVersionNotFound(SatsegError):
+    """The workspace has no version of a data set under that name."""
+
+    exit_code = 22
+    http_status = 404
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 
