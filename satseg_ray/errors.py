@@ -139,6 +139,13 @@ class ChecksFailed(SatsegError):
     http_status = 422
 
 
+class DatasetVersionNotFound(SatsegError):
+    """The workspace has no version of a data set under that name."""
+
+    exit_code = 23
+    http_status = 404
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 
