@@ -27,6 +27,7 @@ from satseg_ray.classes import ClassDef, ClassTable, parse_color
 from satseg_ray.errors import ConfigError, MissingFile
 from satseg_ray.geo.labels import BitField, LabelRule
 from satseg_ray.model.training_spec import TrainingSpec
+from satseg_ray.patches.sample import SampleSpec
 from satseg_ray.patches.split import SplitSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -154,7 +155,10 @@ class TileConfig(BaseModel):
     dataset: str = Field(description="Name of the data set.")
     patch_size: int = Field(256, ge=16, le=4096, description="Side of a patch in pixels.")
     stride: int = Field(128, ge=1, description="Pixels between training patches.")
-    split: SplitSpec = Field(default_factory=SplitSpec, description="Shares held out, seed.")
+    split: SplitSpec = Field(default_factory=SplitSpec, description="What is held out.")
+    sample: SampleSpec = Field(
+        default_factory=SampleSpec, description="Which training patches are kept, and rare classes."
+    )
     unit: int = Field(1024, ge=256, description="Side in pixels of what one task reads.")
 
 
