@@ -96,10 +96,15 @@ class Measured:
             write_png(folder / f"{self.facts.name}.labels.png", self.overlay)
 
 
-def measure(subject: Subject, scene: Scene, rule: LabelRule) -> Measured:
+def measure(
+    subject: Subject,
+    scene: Scene,
+    rule: LabelRule,
+    seen: Callable[[Tile], object] = lambda tile: None,
+) -> Measured:
     """Read a scene and its labels, once each and in bounded blocks, and return what they hold.
 
-    Labels that are refused do not stop it: the reason is a fact of theirs. Law: the same pixels
+    ``seen`` sees each block of the scene once. Labels that are refused do not stop it: the reason is a fact of theirs. Law: the same pixels
     give the same facts, however the file is compressed or tiled.
 
     Raises:
@@ -107,11 +112,11 @@ def measure(subject: Subject, scene: Scene, rule: LabelRule) -> Measured:
     """
     step = Decimation.to_fit(scene.info.height, scene.info.width, PICTURE_SIDE)
     picture = _Picture(scene.info.window, step, picture_bands(scene))
-    seen = _see(scene, picture)
+    found = _see(scene, picture, seen)
     labels, classes = _labels(subject, scene.info.window, step, rule)
     image = stretched(picture.pixels, picture.valid)
     overlay = None if classes is None else overlaid(image, classes, rule.table)
-    return Measured(_facts(subject, scene, seen, labels), image, overlay)
+    return Measured(_facts(subject, scene, found, labels), image, overlay)
 
 
 @dataclass
@@ -124,7 +129,7 @@ class _Seen:
     borders: tuple[Border, ...]
 
 
-def _see(scene: Scene, picture: _Picture) -> _Seen:
+def _see(scene: Scene, picture: _Picture, seen: Callable[[Tile], object]) -> _Seen:
     dtype = np.dtype(scene.info.dtype)
     sample = _sample(scene) if dtype.kind == "f" else np.zeros((len(scene.bands), 0), dtype)
     tallies: list[Tally] = [tally_for(dtype, band) for band in sample]
@@ -141,6 +146,7 @@ def _see(scene: Scene, picture: _Picture) -> _Seen:
                 edge.see(tile, scene.info)
             not_finite.see(tile)
             picture.see(tile)
+            seen(tile)
     names = band_names(scene.info.descriptions, scene.bands)
     facts = zip(tallies, names, not_finite.counts, strict=True)
     bands = tuple(

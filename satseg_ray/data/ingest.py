@@ -13,7 +13,7 @@ from satseg_ray.checks.classfiles import find_class_files
 from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.report import OVERVIEW, PICTURES, Report
 from satseg_ray.checks.rules import Collection, apply_rules, strict
-from satseg_ray.checks.words import counted, listed, together
+from satseg_ray.checks.words import counted, listed
 from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
 from satseg_ray.data.inputs import find_inputs
@@ -22,7 +22,7 @@ from satseg_ray.data.rows import Pool, Reporter, error_of, first_of, gathered, r
 from satseg_ray.data.taking import IMAGES, LABELS, PROFILES, SceneInput, SceneTaker
 from satseg_ray.drift.profile import PROFILE, BandProfile
 from satseg_ray.errors import ChecksFailed, SatsegError
-from satseg_ray.findings import Finding
+from satseg_ray.findings import Finding, together
 from satseg_ray.geo.labels import LabelRule
 from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.products import fresh_directory
@@ -119,9 +119,7 @@ def _judged(
     data = Collection(facts, rule, find_class_files(labels), on_one_grid=config.crs is not None)
     findings = apply_rules(data, [*paired, *together(outcomes.findings), *_refusals(outcomes)])
     refused = Counter(type(error).__name__ for error in outcomes.refused.values())
-    return Report.of(
-        config.dataset, data, strict(findings) if config.strict else findings, refused
-    )
+    return Report.of(config.dataset, data, strict(findings) if config.strict else findings, refused)
 
 
 def _refusals(outcomes: _Outcomes) -> Iterator[Finding]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rasterio.shutil import copyfiles
 
@@ -130,9 +129,7 @@ class SceneTaker:
 class _Burning:
     """The labels of one scene on their way to class indexes; an error is kept for the report."""
 
-    def __init__(
-        self, scene: SceneInput, info: RasterInfo, rule: LabelRule, target: Path
-    ) -> None:
+    def __init__(self, scene: SceneInput, info: RasterInfo, rule: LabelRule, target: Path) -> None:
         self._scene, self._info, self._target = scene, info, target
         warp = scene.source.grid is not None
         self._rule = replace(rule, warp=warp, shared=scene.shared)
@@ -158,9 +155,7 @@ class _Burning:
     def _write(self) -> None:
         names = [Path(file.path).name for file in self._scene.source.files]
         with open_labels(str(self._scene.labels), self._rule, self._info, names[0]) as labels:
-            write_label_raster(
-                self._target, self._info, labels.blocks(), self._rule.table, IGNORE
-            )
+            write_label_raster(self._target, self._info, labels.blocks(), self._rule.table, IGNORE)
             self.findings = labels.findings
 
 

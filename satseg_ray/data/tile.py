@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -38,9 +39,9 @@ from satseg_ray.patches.schema import Indexes, PatchStack, cut_patches, patch_sc
 from satseg_ray.patches.split import SPLITS, PatchKey, SceneSize
 from satseg_ray.patches.stats import SplitStats
 from satseg_ray.patches.store import PartWriter, PatchManifest, new_part
-from satseg_ray.products import fresh_directory, locked
 from satseg_ray.progress import Progress, say
 from satseg_ray.runtime import cluster_cpus, ray_session
+from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.workspace import Workspace
 
 _READ = 1024
@@ -51,52 +52,68 @@ _ALL_VALID = np.ones((1, 1), np.bool_)
 def tile(config: TileConfig) -> Mapping[str, Any]:
     """Make ``data/patches/<dataset>`` of a data set; all of it or nothing."""
     workspace = Workspace.resolve()
-    raw, target = workspace.raw(config.dataset), workspace.patches(config.dataset)
     plan = PatchPlan(config.patch_size, config.stride, config.split, config.sample)
-    with (
-        locked(raw),
-        _labelled(raw, target, plan) as (dataset, folder),
-        ray_session("tile"),
-    ):
-        reporter = Reporter(str(folder / "notes"))
-        sampling = plan.sample.resolved(dataset.classes, plan.split.seed)
-        counting = Counting(plan.patch_size, len(dataset.classes), sampling)
-        counter = CellCounter(dataset, str(raw), counting, plan.counts_classes, reporter)
-        planned = plan_patches(_counted(counter), plan, dataset.classes.names)
-        keys = planned.keys
-        units = plan_units(keys, config.unit)
-        progress = Progress("tile", sum(len(unit) for unit in units), "patches")
-        cutter = UnitCutter(dataset, str(raw), str(folder), reporter, sampling)
-        rows = [cutter.row(unit) for unit in units]
-        start = monotonic()
-        outcomes = collected(
-            run_tasks(rows, cutter.tile_unit, Pool(cluster_cpus())),
-            "units",
-            lambda outcome: progress.advance(outcome.get("planned", 0)),
-        )
-        seconds = monotonic() - start
-        (folder / "notes").rmdir()
-        manifest = _manifest(dataset, plan, keys, outcomes)
-        manifest.write(folder)
-    findings = _findings(planned.findings, manifest)
-    for finding in findings:
+    store = DataStore.open(workspace)
+    with store.reading_raw(config.dataset) as raw:
+        dataset = _labelled(raw, plan)
+        with (
+            store.replacing_patches(config.dataset, config.model_dump(mode="json")) as draft,
+            ray_session("tile"),
+        ):
+            tiled = _tiled(dataset, raw, draft.folder, plan, config.unit)
+            manifest = tiled.manifest
+            manifest.write(draft.folder)
+            draft.version = manifest.lineage["patches_version"]
+            draft.figures = {f"{s}_patches": c["patches"] for s, c in manifest.counts.items()}
+    for finding in tiled.findings:
         say(str(finding))
+    target = workspace.patches(config.dataset)
     say(f"patches of {manifest.version} in {target}")
     return {
         "dataset": manifest.dataset,
         "version": manifest.version,
+        "patches_version": draft.version,
         "directory": str(target),
         "patch_size": manifest.patch_size,
         "counts": manifest.counts,
         "dropped": manifest.dropped,
-        "findings": [finding.to_dict() for finding in findings],
-        "work_seconds": round(seconds, 2),
-    }
+        "findings": [finding.to_dict() for finding in tiled.findings],
+        "work_seconds": round(tiled.seconds, 2),
+    } | draft.result()
 
 
-@contextmanager
-def _labelled(raw: Path, target: Path, plan: PatchPlan) -> Iterator[tuple[DatasetManifest, Path]]:
-    """Give a data set that has labels, and the folder that becomes its patches.
+@dataclass(frozen=True)
+class _Tiled:
+    """What tiling made: the manifest of the patches, what was found, and the seconds it took."""
+
+    manifest: PatchManifest
+    findings: Sequence[Finding]
+    seconds: float
+
+
+def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, unit: int) -> _Tiled:
+    """Plan, cut and write all patches on the connected cluster."""
+    start = monotonic()
+    reporter = Reporter(str(folder / "notes"))
+    sampling = plan.sample.resolved(dataset.classes, plan.split.seed)
+    counting = Counting(plan.patch_size, len(dataset.classes), sampling)
+    counter = CellCounter(dataset, str(raw), counting, plan.counts_classes, reporter)
+    planned = plan_patches(_counted(counter), plan, dataset.classes.names)
+    units = plan_units(planned.keys, unit)
+    progress = Progress("tile", len(planned.keys), "patches")
+    cutter = UnitCutter(dataset, str(raw), str(folder), reporter, sampling)
+    outcomes = collected(
+        run_tasks([cutter.row(unit) for unit in units], cutter.tile_unit, Pool(cluster_cpus())),
+        "units",
+        lambda outcome: progress.advance(outcome.get("planned", 0)),
+    )
+    shutil.rmtree(folder / "notes", ignore_errors=True)
+    manifest = _manifest(dataset, plan, planned.keys, outcomes)
+    return _Tiled(manifest, _findings(planned.findings, manifest), monotonic() - start)
+
+
+def _labelled(raw: Path, plan: PatchPlan) -> DatasetManifest:
+    """Return a data set that has labels, and everything that the plan names.
 
     Raises:
         ConfigError: the plan names a scene or a class that it has not.
@@ -108,8 +125,7 @@ def _labelled(raw: Path, target: Path, plan: PatchPlan) -> Iterator[tuple[Datase
         raise EmptySplit(dataset.name, "has no labelled scene", "Ingest it with labels.")
     plan.split.check_given(scene.name for scene in dataset.scenes if scene.labels)
     plan.sample.resolved(dataset.classes, plan.split.seed)
-    with fresh_directory(target) as folder:
-        yield dataset, folder
+    return dataset
 
 
 @dataclass(frozen=True)

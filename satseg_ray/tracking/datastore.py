@@ -62,6 +62,11 @@ class Draft:
         """Return what is kept of it in git."""
         return {"version": self.version, **self.figures}
 
+    def result(self) -> dict[str, Any]:
+        """Return what became of it, for a job's result: nothing where another process commits."""
+        made = self.committed
+        return {"tag": made.tag, "revision": made.revision, "new": made.changed} if made else {}
+
 
 @dataclass(frozen=True)
 class _Side:
@@ -341,7 +346,9 @@ class DataStore:
         self.workspace.raw(dataset)
         if ".." in dataset or dataset.endswith(".dvc"):
             raise ConfigError(
-                "dataset", f"is {dataset!r}", "Use a name without '..' and without '.dvc' at its end."
+                "dataset",
+                f"is {dataset!r}",
+                "Use a name without '..' and without '.dvc' at its end.",
             )
         for kind in ("raw", "patches"):
             if (self.root / kind / dataset).is_symlink():

@@ -299,7 +299,9 @@ def _is_remote(section: str) -> bool:
 def _first_config(folder: Path) -> str:
     # A hard link first makes DVC link into its cache as well: no second copy on the disk
     links = "reflink,hardlink,copy" if _reflinks(folder) else "hardlink,copy"
-    return f'[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = "{links}"\n'
+    return (
+        f'[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = "{links}"\n'
+    )
 
 
 def _reflinks(folder: Path) -> bool:
