@@ -125,6 +125,13 @@ class InUse(SatsegError):
     http_status = 409
 
 
+class UnreadableProfile(SatsegError):
+    """A profile is missing, or its file holds none."""
+
+    exit_code = 24
+    http_status = 422
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 
