@@ -132,18 +132,25 @@ class UnreadableLabels(SatsegError):
     http_status = 422
 
 
-class ChecksFailed(SatsegError):
-    """A data set as a whole has an error, or with ``strict`` a warning; the report has them all."""
-
-    exit_code = 24
-    http_status = 422
-
-
 class DatasetVersionNotFound(SatsegError):
     """The workspace has no version of a data set under that name."""
 
     exit_code = 23
     http_status = 404
+
+
+class UnreadableProfile(SatsegError):
+    """A profile is missing, or its file holds none."""
+
+    exit_code = 24
+    http_status = 422
+
+
+class ChecksFailed(SatsegError):
+    """A data set as a whole has an error, or with ``strict`` a warning; the report has them all."""
+
+    exit_code = 25
+    http_status = 422
 
 
 class Interrupted(SatsegError):

@@ -61,15 +61,17 @@ def _problems(file: ClassFile, table: ClassTable, colors: Mapping[str, int]) -> 
     for title, color in file.classes:
         ours = declared.get(_plain(title))
         if ours not in (None, color):
-            held = f", in {_pixels(colors, color)} and {_pixels(colors, ours)}" if colors else ""
-            yield f"{title} is {color} there and {ours} in classes{held}"
+            there, here = _held(colors, color), _held(colors, str(ours))
+            yield f"{title} is {color}{there} there and {ours}{here} in classes"
         elif colors and color not in colors:
             yield f"{title} is {color} there, which no pixel of the masks holds"
 
 
-def _pixels(colors: Mapping[str, int], color: str | None) -> str:
-    count = colors.get(color or "", 0)
-    return f"{count} pixels" if count else "no pixel"
+def _held(colors: Mapping[str, int], color: str) -> str:
+    """Return in brackets how many pixels of the masks hold a colour."""
+    if not colors:
+        return ""
+    return f" ({colors[color]:,} pixels)" if colors.get(color) else " (no pixel)"
 
 
 def _plain(title: str) -> str:

@@ -25,8 +25,8 @@ h1 { font-size: 26px; margin: 0 0 4px; font-weight: 600; }
 h2 { font-size: 17px; margin: 36px 0 12px; font-weight: 600; }
 .lead { color: var(--soft); margin: 0; }
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
-.finding { padding: 10px 16px; border-left: 4px solid var(--c); border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; }
+.finding { padding: 10px 16px; border-left: 4px solid var(--c); overflow-wrap: anywhere;
+  border-bottom: 1px solid var(--line); }
 .finding:first-child { border-top-left-radius: 8px; border-top-right-radius: 8px; }
 .finding:last-child { border-bottom: 0; }
 .level { color: var(--c); font-weight: 600; }
@@ -39,7 +39,7 @@ h2 { font-size: 17px; margin: 36px 0 12px; font-weight: 600; }
 .track { background: #eef1f3; border-radius: 4px; height: 12px; overflow: hidden; }
 .track i { display: block; height: 100%; }
 .num { text-align: right; font-variant-numeric: tabular-nums; }
-.swatch { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px;
+.swatch { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px;
   border: 1px solid rgba(0,0,0,.2); vertical-align: -1px; }
 .scene { display: grid; grid-template-columns: 148px 148px minmax(0, 1fr) 320px; gap: 18px;
   padding: 16px; margin-bottom: 10px; align-items: start; }
@@ -51,7 +51,7 @@ h2 { font-size: 17px; margin: 36px 0 12px; font-weight: 600; }
 .stack { display: flex; height: 12px; border-radius: 4px; overflow: hidden; margin: 10px 0 6px;
   background: repeating-linear-gradient(45deg, #e3e7ea 0 4px, #f2f4f5 4px 8px); }
 .stack i { display: block; height: 100%; }
-.shares span { font-size: 12px; color: var(--soft); margin-right: 12px; white-space: nowrap; }
+.shares > span { font-size: 12px; color: var(--soft); margin-right: 12px; white-space: nowrap; }
 svg { display: block; width: 100%; height: auto; }
 .legend { font-size: 11px; color: var(--soft); line-height: 1.4; }
 .legend b { font-weight: 400; margin-right: 9px; white-space: nowrap; }
@@ -115,10 +115,9 @@ def _classes(report: Json) -> Iterator[str]:
     if not any(item["pixels"] for item in shares.values()):
         return
     yield '<h2>Classes</h2>\n<div class="card classes">'
-    widest = max(item["share"] for item in shares.values())
     for item in report["classes"]:
         share = shares[item["name"]]["share"]
-        color, width = escape(item["color"]), 100 * share / widest
+        color, width = escape(item["color"]), 100 * share
         yield (
             f"<span>{_swatch(color)}{escape(item['name'])}</span>"
             f'<span class="track"><i style="width:{width:.2f}%;background:{color}"></i></span>'
@@ -135,7 +134,8 @@ def _scenes(report: Json, pictures: Mapping[str, str]) -> Iterator[str]:
     scenes = report["scenes"]
     yield "<h2>Scenes</h2>"
     if len(scenes) > MOST_SCENES:
-        yield f'<p class="lead">The first {MOST_SCENES} of {len(scenes)}; all are in report.json.</p>'
+        first = f"The first {MOST_SCENES} of {len(scenes)}; all are in report.json."
+        yield f'<p class="lead">{first}</p>'
     yield (
         '<p class="lead">Pictures show every n-th pixel, stretched from 2% to 98%. '
         "Histograms count valid pixels.</p><br>"
@@ -162,7 +162,7 @@ def _picture(name: str, what: str, pictures: Mapping[str, str]) -> str:
 def _facts(scene: Json) -> str:
     ground = f", {scene['gsd']:.3g} m" if scene["gsd"] else ""
     lines = [
-        f"{scene['height']} × {scene['width']} pixels{ground}",
+        f"{scene['height']} x {scene['width']} pixels{ground}",
         f"{counted(len(scene['bands']), 'band')}, {scene['dtype']}, {scene['driver']}",
         scene["crs_title"] or "no CRS",
         f"{percent(scene['valid'] / (scene['height'] * scene['width']))} valid{_nodata(scene)}",
@@ -228,7 +228,7 @@ def _histograms(bands: Sequence[Json]) -> Iterator[str]:
 
 
 def _curve(band: Json, start: float, stop: float, color: str) -> str:
-    """Return a band's histogram as a curve; all are of one area, so that narrow bands are high."""
+    """Return a band's histogram as a curve; its peak is at the top, whatever its count."""
     first, last = band["span"]
     counts = _smooth(band["histogram"])
     top = max(counts) or 1
@@ -245,7 +245,7 @@ def _curve(band: Json, start: float, stop: float, color: str) -> str:
 
 
 def _smooth(counts: Sequence[int]) -> list[float]:
-    """Return each count averaged with its neighbours, the ends left out: they hold what is outside.
+    """Return each count averaged with its neighbours, the ends left out: they hold all beyond.
 
     >>> _smooth([9, 1, 4, 1, 9])
     [0.0, 1.25, 2.5, 1.25, 0.0]

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from satseg_ray.checks.bands import BandFacts
 from satseg_ray.checks.classfiles import ClassFile, contradictions
 from satseg_ray.checks.facts import LabelFacts, SceneFacts
 from satseg_ray.checks.nodata import suspicious_nodata
@@ -264,8 +265,8 @@ def unknown_codes(data: Collection) -> Iterator[Finding]:
     for what, counts in pixels.items():
         if counts:
             items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-            named = listed([f"{code} ({n} pixels)" for code, n in items], 12)
-            rest = f" and other rare ones ({further[what]} pixels)" if further[what] else ""
+            named = listed([f"{code} ({n:,} pixels)" for code, n in items], 12)
+            rest = f" and other rare ones ({further[what]:,} pixels)" if further[what] else ""
             yield Finding(
                 "error",
                 f"unknown-{what}",
@@ -408,22 +409,23 @@ def class_shares(data: Collection) -> Iterator[Finding]:
 
 def constant_bands(data: Collection) -> Iterator[Finding]:
     """Bands that hold one value in every scene, or in some."""
-    held: dict[str, list[tuple[SceneFacts, float]]] = defaultdict(list)
-    seen = Counter[str]()
+    held: dict[int, list[tuple[SceneFacts, BandFacts]]] = defaultdict(list)
+    seen = Counter[int]()
     for scene in data.scenes:
-        for band in scene.bands:
-            seen[band.name] += band.count > 0
-            if band.constant and band.low and band.count > 1:
-                held[band.name].append((scene, band.low.value))
-    for name, items in held.items():
-        values = {value for _, value in items}
-        dead = len(items) == seen[name] and len(values) == 1
-        where = "in every scene" if dead else f"in {_names([scene for scene, _ in items])}"
+        for index, band in enumerate(scene.bands):
+            seen[index] += band.count > 0
+            if band.constant and band.count > 1:
+                held[index].append((scene, band))
+    for index, items in sorted(held.items()):
+        values = sorted({number(band.low.value) for _, band in items if band.low})
+        scenes = [scene for scene, _ in items]
+        dead = len(items) == seen[index] and len(values) == 1
         yield Finding(
             "warning",
             "dead-band" if dead else "constant-band",
-            name,
-            f"holds {listed([number(v) for v in sorted(values)])} alone, {where}",
+            items[0][1].name,
+            f"holds nothing but {listed(values)} in "
+            + ("every scene" if dead else f"{_scenes(scenes)}: {_names(scenes)}"),
             "Kept. Leave it out by bands if it says nothing." if dead else "Kept.",
         )
 
@@ -469,7 +471,7 @@ def not_finite(data: Collection) -> Iterator[Finding]:
         most = sum(max(band.not_finite or 0 for band in scene.bands) for scene in found)
         yield Finding(
             "note", "not-finite", _scenes(found),
-            f"with NaN or infinite pixels, about {most} in all: {_names(found)}",
+            f"with NaN or infinite pixels, about {most:,} in all: {_names(found)}",
             "Taken as invalid; they never reach a model.",
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from rasterio.shutil import copyfiles
 from satseg_ray.checks.measure import Subject, measure
 from satseg_ray.classes import IGNORE
 from satseg_ray.data.rows import Reporter, Work
-from satseg_ray.drift.profile import BandProfile, ProfileSpec
+from satseg_ray.drift.profile import BandProfile
 from satseg_ray.errors import SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.cog import write_label_raster
@@ -91,7 +91,7 @@ class SceneTaker:
         target = folder / LABELS / f"{scene.name}.tif"
         burning = _Burning(scene, info, self.rule, target)
         with SceneReader(source.within(folder), self.bands, self.nodata) as reader:
-            profile = _Profile(scene.name, info, reader.bands)
+            profile = _Profile(scene.name, [f"band_{band}" for band in reader.bands])
             subject = Subject(
                 scene.name,
                 scene.given,
@@ -162,14 +162,13 @@ class _Burning:
 class _Profile:
     """The profile of a scene's band values, tile by tile as they are read."""
 
-    def __init__(self, scene: str, info: RasterInfo, bands: Sequence[int]) -> None:
-        names = tuple(info.descriptions[band - 1] or f"band_{band}" for band in bands)
+    def __init__(self, scene: str, names: Sequence[str]) -> None:
         self._scene, self._names = scene, names
         self._profile = BandProfile.empty(names)
 
     def see(self, tile: Tile) -> None:
-        key = f"{self._scene}:{tile.window.row}:{tile.window.col}"
-        part = BandProfile.of(tile.pixels, tile.valid, self._names, key, ProfileSpec())
+        key = (self._scene, tile.window.row, tile.window.col)
+        part = BandProfile.of(tile.pixels, tile.valid, self._names, key)
         self._profile = self._profile.merge(part)
 
     def write(self, path: Path) -> None:
