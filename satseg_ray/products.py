@@ -72,9 +72,7 @@ def fresh_directory(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(
-    target: Path, exclusive: bool = False, wait: bool = False
-) -> Iterator[tuple[int, ...]]:
+def locked(target: Path, exclusive: bool = False, wait: bool = False) -> Iterator[tuple[int, ...]]:
     """Keep ``target`` from changing while the block runs, or with ``exclusive`` from any use.
 
     The lock ends with the process that holds it, however it ends. The block gets the lock's
