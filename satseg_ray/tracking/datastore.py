@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,11 @@ class _Side:
         return f"raw/{self.dataset}.dvc"
 
     @property
+    def stage(self) -> str:
+        """The stage that makes the patches, as DVC addresses it."""
+        return f"{folder_of(self.dataset)}/dvc.yaml:tile"
+
+    @property
     def summary(self) -> str:
         return f"versions/{self.dataset}.json"
 
@@ -120,7 +125,7 @@ class _Side:
         if not targets:
             return
         try:
-            self.dvc(("checkout", "--quiet", "--force", *targets))
+            self.dvc(_checkout(*targets))
         except UnwritableProduct:
             if not self.repository.has_remotes:
                 raise
@@ -377,60 +382,68 @@ class DataStore:
         )
 
     def _commit_patches(self, side: _Side, draft: Draft, params: Mapping[str, Any]) -> Committed:
-        changed = self._take_raw(side)
         live = self.root / folder_of(side.dataset)
         if live.is_dir():
             shutil.copytree(live, side.pipeline)
         write_pipeline(side.pipeline, side.dataset, params)
         paths = [f"patches/{side.dataset}", folder_of(side.dataset)]
-        known = summary_at(side.repository, "HEAD", side.dataset).get("patches", {})
-        if not changed and draft.version and known.get("version") == draft.version:
-            committed = self._restored_patches(side, paths)
-            if committed:
-                return committed
-        tile = f"{folder_of(side.dataset)}/dvc.yaml:tile"
-        side.dvc(*changed, ("commit", "--quiet", "--force", tile))
+        if self._are_known(side, draft) and self._restored_patches(side):
+            return self._decide(side, paths, None)
         parts = {"patches": draft.part()}
-        if changed:
+        if self._record_stage(side):
             paths += [f"raw/{side.dataset}", side.pointer]
             parts["raw"] = _described(side.raw)
         side.summarize(**parts)
         return self._decide(side, [*paths, side.summary], draft.version or "new patches")
 
-    def _take_raw(self, side: _Side) -> list[tuple[str, ...]]:
-        """Take the raw data that the patches were made from: the committed, or what lies there.
+    def _are_known(self, side: _Side, draft: Draft) -> bool:
+        """Tell whether the newest version has the same patches, made with the same settings."""
+        known = summary_at(side.repository, "HEAD", side.dataset).get("patches", {})
+        params = (side.pipeline / "params.yaml").read_text("utf-8")
+        at = f"{folder_of(side.dataset)}/params.yaml"
+        return bool(draft.version) and (
+            known.get("version") == draft.version and params == side.repository.file_at("HEAD", at)
+        )
 
-        Returns the DVC commands that are needed for what nobody has committed.
+    def _restored_patches(self, side: _Side) -> bool:
+        """Take the committed patches in place of the draft's, if the raw data is as committed."""
+        aside = side.patches.rename(side.root / "draft")
+        kept = side.pipeline.rename(side.root / "draft-pipeline")
+        side.take("HEAD", side.pointer, folder_of(side.dataset))
+        try:
+            side.dvc(_checkout(side.pointer), _checkout(side.stage))
+            if same_files(self.root / "raw" / side.dataset, side.raw):
+                return True
+        except UnwritableProduct:  # lost from the cache: the draft takes their place
+            pass
+        for folder in (side.raw, side.patches, side.pipeline):
+            shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(side.patches)
+        kept.rename(side.pipeline)
+        return False
+
+    def _record_stage(self, side: _Side) -> bool:
+        """Let DVC record the stage tile; tell whether raw data that nobody committed went in.
+
+        The patches are recorded with the raw data that they were made from: what is committed,
+        or, where that differs, what lies in the folder.
         """
         live = self.root / "raw" / side.dataset
         if not live.is_dir():
             raise DatasetNotFound(
                 side.dataset, "the workspace has no data set of that name", "Run jobs/ingest.py."
             )
+        commit = ("commit", "--quiet", "--force", side.stage)
         side.take("HEAD", side.pointer)
         if (side.root / side.pointer).is_file():
-            side.dvc(("checkout", "--quiet", "--force", side.pointer))
-            if same_files(live, side.raw):
-                return []
-            shutil.rmtree(side.raw)
-        shutil.copytree(live, side.raw)
-        return [("add", "--quiet", f"raw/{side.dataset}")]
-
-    def _restored_patches(self, side: _Side, paths: list[str]) -> Committed | None:
-        """Put the committed patches in place again, if the settings that made them are the same."""
-        params = (side.pipeline / "params.yaml").read_text("utf-8")
-        if params != side.repository.file_at("HEAD", f"{folder_of(side.dataset)}/params.yaml"):
-            return None
-        aside = side.patches.rename(side.root / "draft")
-        side.take("HEAD", folder_of(side.dataset))
-        try:
-            tile = f"{folder_of(side.dataset)}/dvc.yaml:tile"
-            side.dvc(("checkout", "--quiet", "--force", tile))
-        except UnwritableProduct:
-            shutil.rmtree(side.patches, ignore_errors=True)
-            aside.rename(side.patches)
-            return None
-        return self._decide(side, paths, None)
+            with suppress(UnwritableProduct):  # lost from the cache
+                side.dvc(_checkout(side.pointer), commit)
+                if same_files(live, side.raw):
+                    return False
+            shutil.rmtree(side.raw, ignore_errors=True)
+        shutil.copytree(live, side.raw, copy_function=_linked)
+        side.dvc(("add", "--quiet", f"raw/{side.dataset}"), commit)
+        return True
 
     def _decide(self, side: _Side, paths: list[str], message: str | None) -> Committed:
         """Bring ``paths`` of the side into place, as a new version where there is a message.
@@ -500,6 +513,17 @@ class DataStore:
 
     def _same_at(self, revision: str, paths: list[str]) -> bool:
         return not self.repository.git("diff", "--name-only", revision, "HEAD", "--", *paths)
+
+
+def _checkout(*targets: str) -> tuple[str, ...]:
+    return ("checkout", "--quiet", "--force", *targets)
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def same_files(one: Path, other: Path) -> bool:

@@ -143,7 +143,7 @@ class Journal:
         return any(number_of(tag, self.dataset) for tag in tags)
 
     def _make(self, repository: Repository, record: Record) -> str:
-        index = repository.scratch / f".{self.name}.index"
+        index = repository.scratch / self.name / ".commit-index"
         use = GitUse(index=index, date=record.date)
         for stale in (index, index.with_name(f"{index.name}.lock")):
             stale.unlink(missing_ok=True)

@@ -57,10 +57,10 @@ class GitUse:
 
 @dataclass(frozen=True)
 class Repository:
-    """The work tree at ``root``; ``held`` are locks that its git and DVC processes inherit.
+    """The work tree at ``root``; ``held`` are locks that its git processes inherit.
 
-    So a lock ends with the last of the processes that work under it, also where the one that
-    started them was killed.
+    So a lock ends with the last process that changes the work tree under it, also where the job
+    that started that process was killed.
     """
 
     root: Path
@@ -132,7 +132,7 @@ class Repository:
             more["GIT_INDEX_FILE"] = str(use.index)
         if use.date:
             more |= {"GIT_AUTHOR_DATE": use.date, "GIT_COMMITTER_DATE": use.date}
-        done = self._run(["git", *_PLAIN, *arguments], tree, more, text)
+        done = self._run(["git", *_PLAIN, *arguments], tree, more, text, self.held)
         if done.returncode:
             raise _failed(self.root, f"git {arguments[0]}", done.stderr)
         return done.stdout.removesuffix("\n")
@@ -145,7 +145,10 @@ class Repository:
             return None
 
     def dvc(self, tree: Path, *commands: Sequence[str]) -> None:
-        """Run DVC commands, one after the other, in the DVC work tree ``tree``.
+        """Run DVC commands, one after the other, in the side tree ``tree``.
+
+        They hold no lock of ours: whatever DVC still does there after its job was killed touches a
+        folder that nobody reads, and a cache to which files are only added, each in one step.
 
         Raises:
             UnwritableProduct: one of them failed.
@@ -155,23 +158,28 @@ class Repository:
             "DVC_SITE_CACHE_DIR": str(tree / ".dvc" / "tmp" / "site"),
         }
         arguments = json.dumps([list(command) for command in commands])
-        done = self._run([sys.executable, "-c", _DVC, arguments], tree, more, "")
+        done = self._run([sys.executable, "-c", _DVC, arguments], tree, more)
         if done.returncode:
             raise _failed(tree, f"dvc {commands[0][0]}", done.stderr)
 
     def _run(
-        self, command: Sequence[str], folder: Path, more: Mapping[str, str], text: str
+        self,
+        command: Sequence[str],
+        folder: Path,
+        more: Mapping[str, str],
+        text: str = "",
+        held: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
                 command,
                 cwd=folder,
-                env=clean_environment() | more,
+                env=clean_environment() | dict(more),
                 input=text,
                 capture_output=True,
                 encoding="utf-8",
                 errors="surrogateescape",
-                pass_fds=self.held,
+                pass_fds=held,
                 check=False,
             )
         except FileNotFoundError as error:
