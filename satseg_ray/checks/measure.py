@@ -104,8 +104,9 @@ def measure(
 ) -> Measured:
     """Read a scene and its labels, once each and in bounded blocks, and return what they hold.
 
-    ``seen`` sees each block of the scene once. Labels that are refused do not stop it: the reason is a fact of theirs. Law: the same pixels
-    give the same facts, however the file is compressed or tiled.
+    ``seen`` sees each block of the scene once. Labels that are refused do not stop it: the reason
+    is a fact of theirs. Law: the same pixels give the same facts, however the file is compressed or
+    tiled.
 
     Raises:
         UnreadableRaster: the scene is damaged.

@@ -154,10 +154,11 @@ def _keep_report(target: Path, report: Report, draft: Path) -> None:
 def _finish(folder: Path, manifest: DatasetManifest, report: Report) -> None:
     """Write what is known of all scenes together, and remove what refused ones left."""
     names = {scene.name for scene in manifest.scenes}
-    merged = BandProfile.empty(manifest.bands)
-    for scene in manifest.scenes:
-        merged = merged.merge(BandProfile.read(folder / PROFILES / f"{scene.name}.bin"))
-    merged.write(folder / PROFILE)
+    parts = (BandProfile.read(folder / PROFILES / f"{s.name}.bin") for s in manifest.scenes)
+    numbered = {
+        f"band_{i}": name for i, name in zip(manifest.band_indexes, manifest.bands, strict=True)
+    }
+    BandProfile.merged(parts).renamed(numbered).write(folder / PROFILE)
     shutil.rmtree(folder / PROFILES)
     for picture in (folder / PICTURES).iterdir():
         if picture.name.removesuffix(".png").removesuffix(".labels") not in names:

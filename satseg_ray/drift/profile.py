@@ -119,6 +119,11 @@ class BandProfile:
         """Return the profile of both together; a band that only one has is kept."""
         return type(self)(self.view.merge(other.view))
 
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """Return the profile with other names of bands: old name -> new name."""
+        columns = self.view.get_columns()
+        return type(self)(_view({names.get(old, old): columns[old] for old in columns}))
+
     @classmethod
     def merged(cls, parts: Iterable[Self]) -> Self:
         """Return the profile of all ``parts`` together."""
