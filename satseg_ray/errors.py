@@ -153,6 +153,13 @@ class ChecksFailed(SatsegError):
     http_status = 422
 
 
+class SourceChanged(SatsegError):
+    """A scene that a data set refers to is no longer what was ingested."""
+
+    exit_code = 26
+    http_status = 409
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 

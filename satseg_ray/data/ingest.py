@@ -13,7 +13,7 @@ from satseg_ray.checks.classfiles import find_class_files
 from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.report import OVERVIEW, PICTURES, Report
 from satseg_ray.checks.rules import Collection, apply_rules, strict
-from satseg_ray.checks.words import counted, listed
+from satseg_ray.checks.words import counted
 from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
 from satseg_ray.data.inputs import find_inputs
@@ -124,12 +124,13 @@ def _judged(
 
 def _refusals(outcomes: _Outcomes) -> Iterator[Finding]:
     """Yield what refused scenes met, each kind of error once."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[SatsegError]] = {}
     for error in outcomes.refused.values():
-        kinds.setdefault(type(error).__name__, []).append(f"{error.subject}: {error.problem}")
-    for kind, said in sorted(kinds.items()):
-        what = counted(len(said), "scene")
-        yield Finding("note", "refused", what, f"{kind}: {listed(said)}", "Not taken.")
+        kinds.setdefault(type(error).__name__, []).append(error)
+    for kind, same in sorted(kinds.items()):
+        rest = f"; and {len(same) - 1} more" if len(same) > 1 else ""
+        said = f"{kind}: {same[0].subject}: {same[0].problem}{rest}"
+        yield Finding("note", "refused", counted(len(same), "scene"), said, "Not taken.")
 
 
 def _error(config: IngestConfig, outcomes: _Outcomes, report: Report) -> SatsegError | None:

@@ -54,29 +54,36 @@ def bands_of(
     Raises:
         BandMismatch, ConfigError: no scene has what is asked for.
     """
-    kinds = Counter((scene.info.count, scene.info.dtype) for scene in scenes)
-    count, dtype = kinds.most_common(1)[0][0]  # of equals the first
-    first = next(s.info for s in scenes if (s.info.count, s.info.dtype) == (count, dtype))
+    kinds = Counter(_kind(scene.info, indexes) for scene in scenes)
+    kind = kinds.most_common(1)[0][0]  # of equals the first
+    first = next(scene.info for scene in scenes if _kind(scene.info, indexes) == kind)
     read = tuple(indexes) or first.color_bands
-    if min(read) < 1 or max(read) > count:
+    if min(read) < 1 or max(read) > first.count:
         raise BandMismatch(
-            first.path, f"has {count} bands, bands is {list(read)}", "Correct bands."
+            first.path, f"has {first.count} bands, bands is {list(read)}", "Correct bands."
         )
     if names and len(names) != len(read):
         raise ConfigError("band_names", f"names {len(names)} of {len(read)} bands", "Name each.")
     named = tuple(names) or tuple(first.descriptions[i - 1] or f"band_{i}" for i in read)
-    bands = Bands(named, read, dtype)
-    odd = {scene.record.name: _difference(scene, first, bands) for scene in scenes}
+    bands = Bands(named, read, first.dtype)
+    odd = {scene.record.name: _difference(scene, first, bands, indexes) for scene in scenes}
     return bands, {name: error for name, error in odd.items() if error}
 
 
-def _difference(scene: Taken, first: RasterInfo, bands: Bands) -> BandMismatch | None:
+def _kind(info: RasterInfo, indexes: Sequence[int]) -> tuple[int, str]:
+    """Return what scenes must have in common: an alpha band matters only where bands are named."""
+    return info.count if indexes else len(info.color_bands), info.dtype
+
+
+def _difference(
+    scene: Taken, first: RasterInfo, bands: Bands, indexes: Sequence[int]
+) -> BandMismatch | None:
     info = scene.info
-    if (info.count, info.dtype) != (first.count, first.dtype):
+    own, usual = _kind(info, indexes), _kind(first, indexes)
+    if own != usual:
         return BandMismatch(
             scene.given,
-            f"has {info.count} bands of {info.dtype}, "
-            f"{first.path} has {first.count} of {first.dtype}",
+            f"has {own[0]} bands of {own[1]}, {first.path} has {usual[0]} of {usual[1]}",
             "Give scenes of one kind.",
         )
     if strangers := misplaced_bands(info, bands.names, bands.indexes):

@@ -12,13 +12,14 @@ from rasterio.shutil import copyfiles
 
 from satseg_ray.checks.measure import Subject, measure
 from satseg_ray.classes import IGNORE
+from satseg_ray.data.referenced import PIXELS
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
 from satseg_ray.errors import SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.cog import write_label_raster
 from satseg_ray.geo.formats import is_remote
-from satseg_ray.geo.labels import IndexRaster, LabelRule, open_labels
+from satseg_ray.geo.labels import IndexRaster, LabelRule, kind_of, open_labels
 from satseg_ray.geo.raster import (
     RasterInfo,
     SceneReader,
@@ -139,7 +140,8 @@ class _Burning:
     @property
     def by_code(self) -> bool:
         """Whether the labels are a raster of values or colours, whose codes can be counted."""
-        return False
+        path = self._scene.labels
+        return path is not None and self._rule.by != "bits" and kind_of(path) == "raster"
 
     @contextmanager
     def opened(self) -> Iterator[IndexRaster]:
@@ -153,8 +155,11 @@ class _Burning:
             yield labels
 
     def _write(self) -> None:
-        names = [Path(file.path).name for file in self._scene.source.files]
-        with open_labels(str(self._scene.labels), self._rule, self._info, names[0]) as labels:
+        source = self._scene.source
+        own = inspect_scene(replace(source, grid=None)) if source.grid else self._info
+        name = Path(source.files[0].path).name
+        path = str(self._scene.labels)
+        with open_labels(path, self._rule, self._info, name, own) as labels:
             write_label_raster(self._target, self._info, labels.blocks(), self._rule.table, IGNORE)
             self.findings = labels.findings
 
@@ -227,7 +232,7 @@ def _checksums(source: SceneSource, pixels: Mapping[str, str]) -> dict[str, str]
     found: dict[str, str] = {}
     for file in source.files:
         if is_remote(file.path):
-            found[file.path] = f"pixels:{pixels[file.path]}"
+            found[file.path] = PIXELS + pixels[file.path]
         else:
             found |= {str(own): file_digest(own) for own in own_files(Path(file.path))}
     return found

@@ -17,6 +17,7 @@ import numpy as np
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.config import TileConfig
+from satseg_ray.data.referenced import check_references
 from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_tasks
 from satseg_ray.errors import EmptySplit
 from satseg_ray.findings import Finding
@@ -95,6 +96,7 @@ def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, u
     """Plan, cut and write all patches on the connected cluster."""
     start = monotonic()
     reporter = Reporter(str(folder / "notes"))
+    check_references(dataset, reporter)
     sampling = plan.sample.resolved(dataset.classes, plan.split.seed)
     counting = Counting(plan.patch_size, len(dataset.classes), sampling)
     counter = CellCounter(dataset, str(raw), counting, plan.counts_classes, reporter)
