@@ -214,7 +214,7 @@ _SLACK = 1e-6
 
 def _extent(info: RasterInfo, crs: CRS, grid: TargetGrid) -> tuple[float, float, float, float]:
     """Return left, bottom, right and top of a raster in another CRS, from a net of its points."""
-    along = np.linspace(0, 1, 65)
+    along = np.linspace(0, 1, 33)
     cols, rows = np.meshgrid(along * info.width, along * info.height)
     xs, ys = info.affine @ (cols.ravel(), rows.ravel())
     own = CRS.from_wkt(str(info.crs))

@@ -76,7 +76,8 @@ class GridChange:
         xs, ys = self.target.affine @ (cols, rows)
         if not self.same_crs:
             xs, ys = projected(self.crs[1], self.crs[0], xs, ys)
-        cols, rows = ~self.source.affine @ (xs, ys)
+        with np.errstate(invalid="ignore"):
+            cols, rows = ~self.source.affine @ (xs, ys)
         return cols, rows
 
     @cached_property
@@ -114,10 +115,14 @@ def projected(
 ) -> tuple[Coordinates, Coordinates]:
     """Return coordinates (n,) in another CRS, infinite where they have no place in it."""
     try:
-        moved = transform(source, target, xs, ys)
-    except RasterioError:
-        return np.full(len(xs), np.inf), np.full(len(ys), np.inf)
-    return np.asarray(moved[0]), np.asarray(moved[1])
+        moved = np.array(transform(source, target, xs, ys))
+    except (CPLE_BaseError, RasterioError):  # one point is enough
+        if len(xs) == 1:
+            return np.array([np.inf]), np.array([np.inf])
+        half = len(xs) // 2
+        parts = (projected(source, target, xs[s], ys[s]) for s in (slice(half), slice(half, None)))
+        moved = np.concatenate([np.array(part) for part in parts], axis=1)
+    return moved[0], moved[1]
 
 
 class WarpedBands:
