@@ -19,7 +19,7 @@ CELL = 512
 """Side in pixels of the squares whose digests make that of the raster."""
 
 
-def check_whole(path: str | os.PathLike[str], max_bytes: int = 64 << 20) -> str:
+def check_whole(path: str | os.PathLike[str], max_bytes: int = 32 << 20) -> str:
     """Read every pixel once, about ``max_bytes`` at a time, and return a digest of them.
 
     The digest (SHA-256 as hex) is of the pixel type, the shape and the pixels of all bands. Law:

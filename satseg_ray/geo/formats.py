@@ -36,10 +36,15 @@ _MAGIC = {
 SUPPORTED_DRIVERS = ("GTiff", "PNG", "JPEG", "JP2OpenJPEG")
 _WANTED = "Give a complete GeoTIFF, PNG, JPEG or JPEG 2000."
 
-_READING = {"GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO", "GDAL_PNG_SINGLE_BLOCK": "NO"}
-"""GDAL's short cuts for whole and small PNGs take a truncated one for complete."""
+_READING: dict[str, Any] = {
+    # GDAL's short cuts for whole and small PNGs take a truncated one for complete.
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+    "GDAL_PNG_SINGLE_BLOCK": "NO",
+    # Else decoded blocks may fill a twentieth of the machine's memory, in each process.
+    "GDAL_CACHEMAX": 128 << 20,
+}
 
-_FETCHING = {
+_FETCHING: dict[str, Any] = {
     # Masks and world files are asked for by name: a store may not let its folders be listed.
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
@@ -48,7 +53,7 @@ _FETCHING = {
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "1",
 }
-"""How files of a store are read, unless the environment says otherwise."""
+"""How files of a store are read, too; the environment has the last word."""
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -74,10 +79,8 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[Any]:
             kind that is not read.
     """
     text = os.fspath(path)
-    options = dict(_READING)
-    if is_remote(text):
-        options |= {name: _FETCHING[name] for name in _FETCHING if name not in os.environ}
-    with rasterio.Env(**options):
+    options = _READING | _FETCHING if is_remote(text) else _READING
+    with rasterio.Env(**{name: options[name] for name in options if name not in os.environ}):
         dataset = _open_remote(text) if is_remote(text) else _open_local(text)
         with dataset:
             yield dataset

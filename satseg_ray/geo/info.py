@@ -23,6 +23,10 @@ MAX_BANDS = 32
 MAX_BLOCK_BYTES = 256 << 20
 MAX_EXPANSION = 20_000
 """Uncompressed bytes a file may claim for each byte it has: more is a bomb or a damaged header."""
+LARGE_BYTES, LARGE_EXPANSION = 1 << 30, 2_000
+"""From so many claimed bytes on the limit is lower: no deflated raster claims more."""
+MANY_BLOCKS, SMALL_BLOCK_BYTES = 1 << 20, 4096
+"""So many blocks of fewer bytes take longer to look up than to read."""
 
 
 @dataclass(frozen=True)
@@ -194,24 +198,36 @@ def alpha_band(dataset: Any) -> int | None:
 
 def _refuse_impossible(info: RasterInfo, dataset: Any) -> None:
     _refuse_bands(info, dataset)
-    itemsize = np.dtype(info.dtype).itemsize
+    _refuse_blocks(info, dataset)
+    if is_remote(info.path):
+        return  # its length is not told; blocks bound what a window takes
+    claimed = info.height * info.width * info.count * np.dtype(info.dtype).itemsize
+    held = os.path.getsize(info.path)
+    limit = MAX_EXPANSION if claimed < LARGE_BYTES else LARGE_EXPANSION
+    if claimed > limit * max(held, 1):
+        raise UnreadableRaster(
+            info.path,
+            f"claims {info.height} x {info.width} x {info.count} pixels in {held} bytes",
+            "Give a file that holds its pixels.",
+        )
+
+
+def _refuse_blocks(info: RasterInfo, dataset: Any) -> None:
     together = info.count if dataset.interleaving == Interleaving.pixel else 1
-    block = max(rows * cols for rows, cols in dataset.block_shapes) * itemsize * together
+    rows, cols = max(dataset.block_shapes, key=lambda shape: shape[0] * shape[1])
+    block = rows * cols * np.dtype(info.dtype).itemsize * together
+    count = -(-info.height // rows) * -(-info.width // cols) * info.count // together
+    if count > MANY_BLOCKS and block < SMALL_BLOCK_BYTES:
+        raise UnreadableRaster(
+            info.path,
+            f"has {count} blocks of {block} bytes",
+            "Rewrite it with tiles of 512 pixels (gdal_translate -co TILED=YES).",
+        )
     if block > MAX_BLOCK_BYTES:
         raise UnreadableRaster(
             info.path,
             f"has blocks of {block >> 20} MiB, the limit is {MAX_BLOCK_BYTES >> 20}",
             "Rewrite it with tiles of 512 pixels (gdal_translate -co TILED=YES).",
-        )
-    if is_remote(info.path):
-        return  # its length is not told; blocks bound what a window takes
-    claimed = info.height * info.width * info.count * itemsize
-    held = os.path.getsize(info.path)
-    if claimed > MAX_EXPANSION * max(held, 1):
-        raise UnreadableRaster(
-            info.path,
-            f"claims {info.height} x {info.width} x {info.count} pixels in {held} bytes",
-            "Give a file that holds its pixels.",
         )
 
 

@@ -213,11 +213,10 @@ _SLACK = 1e-6
 
 
 def _extent(info: RasterInfo, crs: CRS, grid: TargetGrid) -> tuple[float, float, float, float]:
-    """Return left, bottom, right and top of a raster in another CRS, its edges followed."""
-    along = np.linspace(0, 1, 65)
-    cols = np.concatenate((along, along, 0 * along, 0 * along + 1)) * info.width
-    rows = np.concatenate((0 * along, 0 * along + 1, along, along)) * info.height
-    xs, ys = info.affine @ (cols, rows)
+    """Return left, bottom, right and top of a raster in another CRS, from a net of its points."""
+    along = np.linspace(0, 1, 33)
+    cols, rows = np.meshgrid(along * info.width, along * info.height)
+    xs, ys = info.affine @ (cols.ravel(), rows.ravel())
     own = CRS.from_wkt(str(info.crs))
     if own != crs:
         xs, ys = projected(own, crs, xs, ys)

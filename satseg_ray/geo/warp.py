@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
@@ -29,6 +30,8 @@ BLOCK = 256
 """Side in pixels of the squares of a grid that are warped, each in one piece."""
 MAX_SOURCE_BYTES = 64 << 20
 """Bytes of a file that are warped at once; where more are needed a square is halved."""
+SMALL = 64
+"""Pixels of a square that is not halved for the sake of a place that a CRS does not know."""
 
 
 @contextmanager
@@ -73,7 +76,8 @@ class GridChange:
         xs, ys = self.target.affine @ (cols, rows)
         if not self.same_crs:
             xs, ys = projected(self.crs[1], self.crs[0], xs, ys)
-        cols, rows = ~self.source.affine @ (xs, ys)
+        with np.errstate(invalid="ignore"):
+            cols, rows = ~self.source.affine @ (xs, ys)
         return cols, rows
 
     @cached_property
@@ -111,10 +115,14 @@ def projected(
 ) -> tuple[Coordinates, Coordinates]:
     """Return coordinates (n,) in another CRS, infinite where they have no place in it."""
     try:
-        moved = transform(source, target, xs, ys)
-    except RasterioError:
-        return np.full(len(xs), np.inf), np.full(len(ys), np.inf)
-    return np.asarray(moved[0]), np.asarray(moved[1])
+        moved = np.array(transform(source, target, xs, ys))
+    except (CPLE_BaseError, RasterioError):  # one point is enough
+        if len(xs) == 1:
+            return np.array([np.inf]), np.array([np.inf])
+        half = len(xs) // 2
+        parts = (projected(source, target, xs[s], ys[s]) for s in (slice(half), slice(half, None)))
+        moved = np.concatenate([np.array(part) for part in parts], axis=1)
+    return moved[0], moved[1]
 
 
 class WarpedBands:
@@ -133,7 +141,7 @@ class WarpedBands:
 
     def read(self, window: Window) -> Layer:
         """Return the layer of a window in the grid; the squares of the last one are kept."""
-        layer = Layer.empty(len(self._file.bands), window.shape, self._file.info.dtype)
+        layer = self._empty(window)
         kept: dict[tuple[int, int], Layer] = {}
         for square in self._squares_of(window):
             key = square.row, square.col
@@ -161,13 +169,23 @@ class WarpedBands:
         needed, sure = self._needed(window)
         size = needed.area * (len(self._file.bands) + 1) * np.dtype(self._file.info.dtype).itemsize
         if (size > MAX_SOURCE_BYTES or not sure) and window.area > 1:
-            layer = Layer.empty(len(self._file.bands), window.shape, self._file.info.dtype)
-            for half in _halves(window):
-                layer.put(self._warp(half), half.relative_to(window).slices())
-            return layer
-        if not needed.area:
-            return Layer.empty(len(self._file.bands), window.shape, self._file.info.dtype)
-        return self._resampled(self._file.read(needed), needed, window)
+            return self._joined(window)
+        if needed.area:
+            try:
+                return self._resampled(self._file.read(needed), needed, window)
+            except CPLE_BaseError:  # some of its pixels have no place in the file's CRS
+                if window.area > SMALL:
+                    return self._joined(window)
+        return self._empty(window)
+
+    def _joined(self, window: Window) -> Layer:
+        layer = self._empty(window)
+        for half in _halves(window):
+            layer.put(self._warp(half), half.relative_to(window).slices())
+        return layer
+
+    def _empty(self, window: Window) -> Layer:
+        return Layer.empty(len(self._file.bands), window.shape, self._file.info.dtype)
 
     def _needed(self, window: Window) -> tuple[Window, bool]:
         """Return the pixels of the file that a window needs, and whether they are all."""
@@ -183,7 +201,7 @@ class WarpedBands:
         left, right = _widened(xs[known], self._change.scale[0], self._file.info.width)
         top, bottom = _widened(ys[known], self._change.scale[1], self._file.info.height)
         needed = Window(top, left, bottom - top, right - left)
-        return needed, bool(known.all()) or window.area <= 64
+        return needed, bool(known.all()) or window.area <= SMALL
 
     def _resampled(self, layer: Layer, needed: Window, window: Window) -> Layer:
         values = np.concatenate((layer.pixels, layer.valid[None].astype(layer.pixels.dtype)))
