@@ -152,7 +152,8 @@ def geojson_features(path: str, document: Document, rule: LabelRule) -> Features
     bad = [i for i, geometry in zip(ids, shapes, strict=True) if isinstance(geometry, str)]
     notes.add("bad-geometry", bad, "with a geometry that is none")
     kept = [at for at, geometry in enumerate(shapes) if not isinstance(geometry, str)]
-    table = {key: [_properties(found[at]).get(key) for at in kept] for key in fields}
+    asked = [key for key in (rule.attribute, rule.order_by) if key is not None]
+    table = {key: [_properties(found[at]).get(key) for at in kept] for key in asked}
     geometries = np.empty(len(kept), object)
     geometries[:] = [shapes[at] for at in kept]
     features = table_features(

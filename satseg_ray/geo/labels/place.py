@@ -20,14 +20,12 @@ from satseg_ray.errors import LabelsDoNotMatch, UnknownClassValue
 from satseg_ray.findings import Finding, Level
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels.rule import Indexes, LabelRule
-from satseg_ray.geo.labels.shapes import BurntLabels, Geometries, Shapes
+from satseg_ray.geo.labels.shapes import SNAP, BurntLabels, Geometries, Shapes
 from satseg_ray.geo.raster import RasterInfo
 
 Coordinates = npt.NDArray[np.float64]
 
-SNAP = 1 << 16
-"""Corners lie on whole parts of a pixel, so that a window's offset changes none of them."""
-SEGMENT = 64
+SEGMENT = 8
 """Pixels between the points of an edge that is carried to another CRS."""
 MOST_SEGMENTS = 4096
 """Points along the extent of one shape that is carried to another CRS."""
@@ -162,14 +160,12 @@ def grid_of(info: RasterInfo) -> Affine:
     return Affine.from_gdal(*info.transform) if info.transform else Affine.identity()
 
 
-def _snapped(coordinates: Coordinates) -> Coordinates:
-    return np.asarray(np.rint(coordinates * SNAP) / SNAP)
-
-
 def _moved(geometries: Geometries, by: Affine) -> Geometries:
     def move(xy: Coordinates) -> Coordinates:
-        x, y = xy.T
-        return np.column_stack([by.a * x + by.b * y + by.c, by.d * x + by.e * y + by.f])
+        x, y = np.where(np.isfinite(xy).all(axis=1), xy.T, 0.0)
+        out = np.column_stack([by.a * x + by.b * y + by.c, by.d * x + by.e * y + by.f])
+        out[~np.isfinite(xy).all(axis=1)] = np.inf
+        return out
 
     return np.asarray(shapely.transform(geometries, move))
 
@@ -221,7 +217,6 @@ def place(features: Features, placement: Placement, rule: LabelRule, notes: Note
     found.keep(_finite(found.shapes), "bad-coordinates", "that the scene's CRS has no place for")
     _repair(found)
     found.keep(~shapely.is_empty(found.shapes), "no-area", "without an area")
-    found.shapes = np.asarray(shapely.transform(found.shapes, _snapped))
     return found
 
 
@@ -512,5 +507,5 @@ def extent_on(dataset: Any, scene: RasterInfo) -> Shapes:
     own = replace(scene, path=dataset.name, crs=dataset.crs.to_wkt(), transform=grid)
     outline = Placement(scene, None, own).to_pixels(outline)
     # A centre on the very edge has no pixel there
-    outline = shapely.transform(shapely.buffer(outline, -2 / SNAP, join_style="mitre"), _snapped)
+    outline = np.asarray(shapely.buffer(outline, -2 / SNAP, join_style="mitre"))
     return Shapes(scene.height, scene.width, outline, np.zeros(1, np.uint8))

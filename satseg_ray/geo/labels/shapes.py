@@ -22,6 +22,10 @@ Geometries = npt.NDArray[Any]
 """Shapely geometries, an array of objects."""
 
 
+SNAP = 1 << 16
+"""Corners are burnt on whole parts of a pixel, so that a window's offset changes none of them."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """Polygons in pixels of a scene of ``height`` x ``width`` (x columns, y rows, from the corner).
@@ -46,10 +50,13 @@ class Burner:
 
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = shapes
+        self._polygons: Geometries = shapely.transform(
+            shapes.polygons, lambda corners: np.rint(corners * SNAP) / SNAP
+        )
 
     @cached_property
     def _tree(self) -> Any:
-        return shapely.STRtree(self._shapes.polygons)
+        return shapely.STRtree(self._polygons)
 
     def burn(self, window: Window) -> Indexes:
         """Return the class indexes (rows, columns) of a window; ``fill`` outside all shapes."""
@@ -58,7 +65,7 @@ class Burner:
         )
         if not len(near):
             return np.full(window.shape, self._shapes.fill, np.uint8)
-        pairs = ((self._shapes.polygons[i], int(self._shapes.values[i])) for i in np.sort(near))
+        pairs = ((self._polygons[i], int(self._shapes.values[i])) for i in np.sort(near))
         burnt: Indexes = rasterize(
             pairs,
             out_shape=window.shape,
