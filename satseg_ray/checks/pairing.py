@@ -113,7 +113,8 @@ class _Search:
                 pairs = _nearest(scenes, labels)
                 found.update(pairs)
                 rest = [s for s in scenes if s not in pairs]
-                left = [label for label in labels if label not in set(pairs.values())]
+                taken = set(pairs.values())
+                left = [label for label in labels if label not in taken]
                 if rest and left:
                     self.unclear.append((rest, left))
 
@@ -275,7 +276,8 @@ def _findings(pairs: Sequence[Pair], labels: Sequence[str], search: _Search) -> 
             "Name each label file like its scene (the stem).",
         )
         return
-    yield from _left_over(pairs, [p for p in labels if p not in used | unclear], waiting)
+    spoken_of = used | unclear
+    yield from _left_over(pairs, [p for p in labels if p not in spoken_of], waiting)
 
 
 def short(paths: Sequence[str]) -> list[str]:
