@@ -65,7 +65,12 @@ def _of_scene(scene: SceneFacts) -> Iterator[tuple[float, _Suspect]]:
 
 
 def _frames(border: Border, scene: SceneFacts) -> bool:
-    """Tell whether a value fills a good part of a scene's edge, and not all of the scene."""
+    """Tell whether a value fills a good part of a scene's edge, and not all of the scene.
+
+    In scenes of two values both do, and neither is nodata.
+    """
+    if all(band.low and band.high and band.low.next == band.high.value for band in scene.bands):
+        return False
     edge = 2 * (scene.height + scene.width) - 4
     wide = min(scene.height, scene.width) > 2 and border.on_edge >= EDGE_SHARE * edge
     return wide and BORDER_SHARE * scene.pixels <= border.count < scene.valid

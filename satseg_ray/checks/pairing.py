@@ -113,7 +113,8 @@ class _Search:
                 pairs = _nearest(scenes, labels)
                 found.update(pairs)
                 rest = [s for s in scenes if s not in pairs]
-                left = [label for label in labels if label not in set(pairs.values())]
+                taken = set(pairs.values())
+                left = [label for label in labels if label not in taken]
                 if rest and left:
                     self.unclear.append((rest, left))
 
@@ -137,12 +138,26 @@ class _Search:
 
 
 def _nearest(scenes: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
-    """Return the pairs of scenes and labels that are, both ways, the nearest by their folders."""
+    """Return the pairs of scenes and labels of one key that their folders tell from the others."""
     if len(scenes) == len(labels) == 1:
         return {scenes[0]: labels[0]}
     to_label, to_scene = _Folders(labels), _Folders(scenes)
-    pairs = {scene: to_label.nearest(scene) for scene in scenes}
-    return {s: label for s, label in pairs.items() if label and to_scene.nearest(label) == s}
+    nearest = {scene: to_label.nearest(scene) for scene in scenes}
+    pairs = {s: label for s, label in nearest.items() if label and to_scene.nearest(label) == s}
+    return pairs or _by_folder_names(scenes, labels)
+
+
+def _by_folder_names(scenes: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """Return the pairs that have alone the same of those folders in which scenes differ."""
+    folders = [set(PurePosixPath(scene).parent.parts) for scene in scenes]
+    telling = set[str]().union(*folders) - set[str].intersection(*folders)
+    telling &= {part for label in labels for part in PurePosixPath(label).parent.parts}
+    keyed: dict[tuple[str, ...], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for paths, side in ((scenes, 0), (labels, 1)):
+        for path in paths:
+            parts = PurePosixPath(path).parent.parts
+            keyed[tuple(part for part in parts if part in telling)][side].append(path)
+    return {s[0]: found[0] for s, found in keyed.values() if len(s) == len(found) == 1}
 
 
 class _Folders:
@@ -261,7 +276,8 @@ def _findings(pairs: Sequence[Pair], labels: Sequence[str], search: _Search) -> 
             "Name each label file like its scene (the stem).",
         )
         return
-    yield from _left_over(pairs, [p for p in labels if p not in used | unclear], waiting)
+    spoken_of = used | unclear
+    yield from _left_over(pairs, [p for p in labels if p not in spoken_of], waiting)
 
 
 def short(paths: Sequence[str]) -> list[str]:
