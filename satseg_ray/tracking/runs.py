@@ -105,7 +105,7 @@ class Tracking:
 class DatasetUse:
     """A data set as a run uses it: its name, the digest of its content, and where it came from.
 
-    ``source`` is plain values: the versions by content and, where it is committed, tag and revision.
+    ``source`` has the versions by content and, where it is committed, tag and revision.
     """
 
     name: str
