@@ -224,6 +224,21 @@ class EvaluateConfig(LabelOptions):
     threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")
 
 
+class DataConfig(BaseModel):
+    """The versions of data sets: ``versions``, ``checkout``, ``diff`` or ``reproduce``."""
+
+    model_config = _FROZEN
+
+    action: Literal["versions", "checkout", "diff", "reproduce"] = Field(
+        "versions", description="What to do; also as the first word, without a flag."
+    )
+    dataset: str | None = Field(None, description="Name of the data set; versions: null for all.")
+    version: str | None = Field(
+        None, description="checkout: the version to restore; diff: the older one."
+    )
+    to: str | None = Field(None, description="diff: the newer version; null: the newest.")
+
+
 Config = TypeVar("Config", bound=BaseModel)
 
 

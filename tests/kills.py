@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from satseg_ray.tracking import journal as journal_module
 from satseg_ray.tracking.datastore import Committed, DataStore
 from satseg_ray.workspace import Workspace
 
@@ -117,7 +116,9 @@ def in_rename(number: int, after: bool) -> Kill:
             return rename
 
         os.rename, os.replace = wrapped(os.rename), wrapped(os.replace)
-        journal_module.exchange = wrapped(journal_module.exchange)
+        name = "satseg_ray.tracking.journal"
+        module = sys.modules[name]
+        vars(module)["exchange"] = wrapped(vars(module)["exchange"])
 
     return prepare
 

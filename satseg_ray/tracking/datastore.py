@@ -25,8 +25,10 @@ from satseg_ray.errors import (
     DatasetVersionNotFound,
     UnwritableProduct,
 )
+from satseg_ray.lineage import file_digest
 from satseg_ray.patches.dataset import DatasetManifest
-from satseg_ray.products import fresh_directory, locked, placed
+from satseg_ray.patches.store import PatchManifest
+from satseg_ray.products import exchange, fresh_directory, locked, placed
 from satseg_ray.tracking.journal import Journal, Move, Record, sides_of, tags_of
 from satseg_ray.tracking.pipeline import folder_of, locked_stages, write_pipeline
 from satseg_ray.tracking.repository import Repository
@@ -244,13 +246,22 @@ class DataStore:
         while True:
             self.recover()
             with locked(folder):
-                if not self._is_left(dataset):
+                left = self._is_left(dataset)
+                half = folder.parent.name == "patches" and self._marker(dataset).exists()
+                if not left and not half:
                     yield folder
                     return
+            if half:
+                with self._changing(dataset, raw=False):
+                    pass
 
     def _is_left(self, dataset: str) -> bool:
         journal = Journal.read(self.repository)
         return journal is not None and journal.dataset == dataset
+
+    def _marker(self, dataset: str) -> Path:
+        """The file that is there while DVC works in the folders that readers see."""
+        return self.repository.scratch / f"{dataset}.reproducing"
 
     def _held_by_parent(self, dataset: str) -> bool:
         return self._in_stage() and os.environ.get(_HELD) == dataset
@@ -312,8 +323,10 @@ class DataStore:
             draft = Draft(partial)
             yield draft
             if self._held_by_parent(dataset):
-                shutil.rmtree(target, ignore_errors=True)
-                partial.rename(target)
+                if not (target.is_dir() and exchange(partial, target)):
+                    shutil.rmtree(target, ignore_errors=True)
+                    partial.rename(target)
+                shutil.rmtree(partial, ignore_errors=True)
             draft.committed = Committed("", self.repository.git("rev-parse", "HEAD"), True)
 
     @contextmanager
@@ -341,11 +354,64 @@ class DataStore:
                 shutil.rmtree(left, ignore_errors=True)
             side = _Side(repository, dataset, _new_side(repository, dataset))
             try:
+                if not raw and self._marker(dataset).exists():
+                    self._undo_reproduction(repository, dataset)
                 repository.side_tree(side.root)
                 yield side
             finally:
                 if not self._is_left(dataset):
                     shutil.rmtree(side.root, ignore_errors=True)
+
+    def reproduce(self, dataset: str) -> Committed:
+        """Let DVC run those stages of the pipeline that are not up to date; commit the outcome.
+
+        Where a stage fails, or the process dies, patches and pipeline come back as they were.
+
+        Raises:
+            ConfigError: the data set has no pipeline: it was never tiled.
+            UnwritableProduct: a stage failed; its own error is on stderr.
+            InUse: another job writes the data set, or reads or writes its patches.
+        """
+        live = self.root / folder_of(dataset)
+        if not (live / "dvc.yaml").is_file():
+            raise ConfigError("dataset", f"{dataset!r} has no pipeline", "Tile it first.")
+        with self._changing(dataset, raw=False) as side:
+            marker = self._marker(dataset)
+            marker.touch()
+            try:
+                more = {_HELD: dataset, "SATSEG_WORKSPACE": str(self.workspace.root)}
+                side.repository.reproduce(f"{folder_of(dataset)}/dvc.yaml", more)
+                done = self._commit_reproduced(side, live)
+            except BaseException:
+                self._undo_reproduction(side.repository, dataset)
+                raise
+            marker.unlink()
+            return done
+
+    def _commit_reproduced(self, side: _Side, live: Path) -> Committed:
+        shutil.copytree(live, side.pipeline)
+        tracked = [path for path in side.pipeline.iterdir() if path.name != "model.json"]
+        same = all(
+            self.repository.file_at("HEAD", f"{folder_of(side.dataset)}/{path.name}")
+            == path.read_text("utf-8")
+            for path in tracked
+        )
+        if same:
+            return self.newest(side.dataset)
+        parts = {"patches": _described_patches(self.root / "patches" / side.dataset)}
+        if (side.pipeline / "model.json").is_file():
+            parts["model"] = {"version": file_digest(side.pipeline / "model.json")[:16]}
+        side.summarize(**parts)
+        return self._decide(side, [folder_of(side.dataset), side.summary], "reproduced")
+
+    def _undo_reproduction(self, repository: Repository, dataset: str) -> None:
+        """Bring back the committed patches and pipeline, which DVC may have been changing."""
+        side = _Side(repository, dataset, _new_side(repository, dataset))
+        repository.side_tree(side.root)
+        side.take("HEAD", folder_of(dataset))
+        side.restore()
+        self._decide(side, [f"patches/{dataset}", folder_of(dataset)], None)
+        self._marker(dataset).unlink(missing_ok=True)
 
     def _check_name(self, dataset: str) -> None:
         self.workspace.raw(dataset)
@@ -546,6 +612,13 @@ def _described(raw: Path) -> dict[str, Any]:
     except DatasetNotFound:
         return {"version": ""}
     return {"version": manifest.version, "scenes": len(manifest.scenes)}
+
+
+def _described_patches(patches: Path) -> dict[str, Any]:
+    """Return the summary of patches that a stage made."""
+    manifest = PatchManifest.read(patches)
+    count = sum(int(split["patches"]) for split in manifest.counts.values())
+    return {"version": manifest.lineage.get("patches_version", ""), "patches": count}
 
 
 def _is_data(path: str, dataset: str) -> bool:

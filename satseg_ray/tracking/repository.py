@@ -162,6 +162,28 @@ class Repository:
         if done.returncode:
             raise _failed(tree, f"dvc {commands[0][0]}", done.stderr)
 
+    def reproduce(self, pipeline: str, environment: Mapping[str, str]) -> None:
+        """Run ``dvc repro`` of a ``dvc.yaml`` in the work tree; stages write to stderr.
+
+        Raises:
+            UnwritableProduct: a stage failed.
+        """
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        site = str(self.root / ".dvc" / "tmp" / "site")
+        more = {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": site, "PATH": path}
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", pipeline],
+            cwd=self.root,
+            env=clean_environment() | more | dict(environment),
+            stdout=sys.stderr.fileno(),
+            pass_fds=self.held,
+            check=False,
+        )
+        if done.returncode:
+            raise UnwritableProduct(
+                pipeline, "could not be reproduced", "Its stages say why, above."
+            )
+
     def _run(
         self,
         command: Sequence[str],
@@ -207,6 +229,24 @@ class Repository:
         if self.asks("cat-file", "-e", f"{revision}:{path}") is None:
             return None
         return self.git("show", f"{revision}:{path}") + "\n"
+
+    def files_in(self, names: Sequence[str]) -> list[str | None]:
+        """Return text files by ``revision:path``, ``None`` for one that is not there.
+
+        One git for all of them.
+        """
+        asked = "".join(f"{name}\n" for name in names)
+        answer = self.git("cat-file", "--batch", text=asked).encode("utf-8", "surrogateescape")
+        found: list[str | None] = []
+        for _ in names:
+            header, _, answer = answer.partition(b"\n")
+            if header.endswith(b" missing"):
+                found.append(None)
+                continue
+            size = int(header.split()[-1])
+            found.append(answer[:size].decode("utf-8", "surrogateescape"))
+            answer = answer[size + 1 :]
+        return found
 
     def files_at(self, revision: str, *paths: str) -> list[str]:
         """Return the tracked files at or below ``paths`` as they were."""
