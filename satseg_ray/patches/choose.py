@@ -51,10 +51,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Rules:
-    """Shares and seed, and how many cells around a held-out one are lost to training."""
+    """Shares and seed, and the buffer in cells around what is held out."""
 
     spec: SplitSpec
-    reach: int
+    buffer: float
+
+    @property
+    def reach(self) -> int:
+        """How many cells around a held-out one are lost to training as a whole."""
+        return math.ceil(self.buffer)
 
     @property
     def shares(self) -> dict[int, float]:
@@ -306,7 +311,12 @@ class _Wholes:
 
     def improve(self, state: _State) -> bool:
         """Let scenes change places or splits where that is better; tell whether one did."""
-        return any([self._move(i, state) for i in range(len(self.split))])
+        moved = False
+        for i, split in enumerate(self.split.tolist()):
+            # From training a scene only moves for a class that is missing
+            if split != TRAIN or state.judged(state.total[None])[0][0]:
+                moved |= self._move(i, state)
+        return moved
 
     def _move(self, i: int, state: _State) -> bool:
         mine = int(self.split[i])
