@@ -231,11 +231,11 @@ def test_scenes_without_a_place_are_distinct():
 def test_by_scenes_dates_of_one_place_stay_together():
     dates = [
         sized(
-            f"{place}{date}",
+            f"{p}{date}",
             (100, 120),
             16,
-            place,
-            shifted(UTM31, 5e5 + 9e4 * place + date, 46e5, 10),
+            p,
+            shifted(UTM31, 5e5 + 9e4 * p + date, 46e5, 10),
         )
         for p in range(6)
         for date in range(3)

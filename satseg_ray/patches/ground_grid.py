@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -17,6 +17,8 @@ _SMALLEST_TO_DIVIDE = 4
 """Ground of fewer cells than this on its longer side goes to one split as a whole."""
 _SPARSE = 1 << 20
 """Cells that a grid may have beyond those of its scenes, before it takes larger ones."""
+_ROUNDING = 0.01
+"""Pixels by which cells that are the same may differ."""
 
 Places = npt.NDArray[np.int64]
 
@@ -54,7 +56,9 @@ class GroundGrid:
             np.ravel_multi_index(tuple((c // factor - low).T), shape).reshape(s.classes.shape[:2])
             for c, s in zip(cells, scenes, strict=True)
         ]
-        return cls(_block(lead, scenes, places, (shape[0], shape[1])), tuple(places))
+        ragged = not all(_fits(scene, lead, patch * factor) for scene in scenes)
+        block = _block(lead, scenes, places, (shape[0], shape[1]))
+        return cls(replace(block, ragged=ragged), tuple(places))
 
 
 def _block(
@@ -72,6 +76,15 @@ def _block(
 def _rank(scene: SceneSize) -> tuple[int, str]:
     """Return what scenes are ordered by: those of larger pixels first, then by name."""
     return -round(2 * np.log2(pixel_area(known(scene.footprint)))), scene.name
+
+
+def _fits(scene: SceneSize, lead: SceneSize, side: int) -> bool:
+    """Tell whether a scene's cells are those of ``lead``, but for rounding."""
+    corners = np.array([[0, 0], [scene.width, 0], [0, scene.height]], float)
+    there = carried(corners, known(scene.footprint), known(lead.footprint))
+    same_size = np.abs(there - there[0] - corners).max() < _ROUNDING
+    start = there[0] / side
+    return bool(same_size and np.abs(start - np.round(start)).max() * side < _ROUNDING)
 
 
 def _bounds(cells: Sequence[Places]) -> tuple[Places, Places]:
