@@ -35,13 +35,15 @@ class Block:
     """Cells to choose among: a scene's grid, ``free`` where it may be chosen here.
 
     ``counts`` (rows, columns, classes), the last one the unlabelled, has the pixels of all scenes
-    whose cells follow these. A whole block goes to one split.
+    whose cells follow these. A whole block goes to one split. In a ragged one the cells of some
+    scenes do not fit these: validation beside test is lost.
     """
 
     name: str
     counts: Counts
     free: Mask
     whole: bool
+    ragged: bool = False
 
     @property
     def size(self) -> int:
@@ -51,10 +53,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Rules:
-    """Shares and seed, and how many cells around a held-out one are lost to training."""
+    """Shares and seed, and the buffer in cells around what is held out."""
 
     spec: SplitSpec
-    reach: int
+    buffer: float
+
+    @property
+    def reach(self) -> int:
+        """How many cells around a held-out one are lost to training as a whole."""
+        return math.ceil(self.buffer)
 
     @property
     def shares(self) -> dict[int, float]:
@@ -119,7 +126,7 @@ class _State:
         """Return of each of ``totals`` (n, splits, classes + 1) what is missing, and the cost.
 
         The cost is how far the classes held out are from those of the whole (0 to 2 for each
-        split), plus the share of the cells that is lost to training.
+        split), plus the share of the cells that is lost to training, and half of validation's.
         """
         counts = totals[:, :, :-1]
         missing = (counts[:, self.asked, :-1] <= 0)[..., self.present].sum(axis=(1, 2))
@@ -127,7 +134,9 @@ class _State:
         sums = held.sum(axis=2, keepdims=True)
         apart = np.abs(held / np.maximum(sums, 1) - self.wanted).sum(axis=2)
         cost = np.where(sums[..., 0] > 0, apart, 0).sum(axis=1)
-        return missing, cost + totals[:, TRAIN, -1] / max(self.cells, 1)
+        val = max(self.rules.spec.val * self.cells, 1)
+        lost = totals[:, TRAIN, -1] / max(self.cells, 1) + totals[:, VAL, -1] / val / 2
+        return missing, cost + lost
 
 
 SPLIT_ROWS = (TRAIN, VAL, TEST)
@@ -147,8 +156,9 @@ def _best(missing: npt.NDArray[np.int64], cost: Float) -> int:
 class Ways:
     """The ways to hold out a run of a block's cells for test and the next one for validation.
 
-    ``tallies`` (ways, splits, classes + 1) are the pixels that each split would have of each
-    class, and in the last column of training the cells lost beside what is held out.
+    Where validation beside test is lost, also one further along the walk. ``tallies`` (ways,
+    splits, classes + 1) are the pixels that each split would have of each class, and in the last
+    column the cells that it loses beside what is held out.
     """
 
     block: Block
@@ -179,38 +189,42 @@ class Ways:
         return cls(block, walks, starts, counts, bare._counted(rules.reach))
 
     @cached_property
-    def _pairs(self) -> npt.NDArray[np.intp]:
-        """Walk and start of each way: all walks from their first cell, then further along."""
-        pairs = [(walk, start) for start in self.starts for walk in range(len(self.walks))]
-        return np.array(pairs, np.intp).reshape(-1, 2)
+    def _runs(self) -> npt.NDArray[np.intp]:
+        """Walk, start and gap of each way: all walks from their first cell, then further along."""
+        rest = self.block.size - sum(self.counts)
+        gaps = sorted({0, rest // 2, rest}) if self.block.ragged and all(self.counts) else [0]
+        walks = range(len(self.walks))
+        runs = [(walk, start, gap) for start in self.starts for gap in gaps for walk in walks]
+        return np.array(runs, np.intp).reshape(-1, 3)
 
-    def _masks(self, pairs: npt.NDArray[np.intp]) -> npt.NDArray[np.int8]:
+    def _masks(self, runs: npt.NDArray[np.intp]) -> npt.NDArray[np.int8]:
         shape = self.block.free.shape
-        flat = np.full((len(pairs), shape[0] * shape[1]), TRAIN, np.int8)
-        for row, (walk, start) in enumerate(pairs):
-            test, val = self.counts
+        flat = np.full((len(runs), shape[0] * shape[1]), TRAIN, np.int8)
+        test, val = self.counts
+        for row, (walk, start, gap) in enumerate(runs):
+            after = np.arange(start + test + gap, start + test + gap + val)
             flat[row, self.walks[walk, start : start + test]] = TEST
-            flat[row, self.walks[walk, start + test : start + test + val]] = VAL
+            flat[row, self.walks[walk].take(after, mode="wrap")] = VAL
         return flat.reshape(-1, *shape)
 
     def _counted(self, reach: int) -> Float:
         at_once = max(1, _AT_ONCE // self.block.free.size)
-        parts = range(0, len(self._pairs), at_once)
+        parts = range(0, len(self._runs), at_once)
         return np.concatenate(
-            [tally(self._masks(self._pairs[p : p + at_once]), self.block, reach) for p in parts]
+            [tally(self._masks(self._runs[p : p + at_once]), self.block, reach) for p in parts]
         )
 
     def cells(self, way: int) -> Cells:
         """Return the split of each cell."""
-        cells: Cells = self._masks(self._pairs[way : way + 1])[0]
+        cells: Cells = self._masks(self._runs[way : way + 1])[0]
         return cells
 
 
 def tally(masks: npt.NDArray[np.int8], block: Block, reach: int) -> Float:
     """Return of each way (n, rows, columns) the pixels of each class in each split.
 
-    (n, splits, classes + 1); training has those of cells at least ``reach`` from what is held
-    out, and in the last column the number of the others.
+    (n, splits, classes + 1); training has those of cells further than ``reach`` from what is held
+    out, and in the last column the number of the others; so has validation in a ragged block.
     """
     count, classes = len(masks), block.counts.shape[2]
     pixels = np.where(block.free[..., None], block.counts, 0).reshape(-1, classes).astype(float)
@@ -218,8 +232,13 @@ def tally(masks: npt.NDArray[np.int8], block: Block, reach: int) -> Float:
     held = masks != TRAIN
     near = widened(held, reach)
     found[:, TRAIN, :classes] = (~near).reshape(count, -1).astype(float) @ pixels
-    for split in _HELD:
-        found[:, split, :classes] = (masks == split).reshape(count, -1).astype(float) @ pixels
+    test, val = masks == TEST, masks == VAL
+    if block.ragged:
+        beside = val & widened(test, 1)
+        val = val & ~beside
+        found[:, VAL, classes] = beside.sum(axis=(1, 2))
+    for split, mask in ((TEST, test), (VAL, val)):
+        found[:, split, :classes] = mask.reshape(count, -1).astype(float) @ pixels
     found[:, TRAIN, classes] = (near & ~held & block.free).sum(axis=(1, 2))
     return found
 
@@ -306,7 +325,12 @@ class _Wholes:
 
     def improve(self, state: _State) -> bool:
         """Let scenes change places or splits where that is better; tell whether one did."""
-        return any([self._move(i, state) for i in range(len(self.split))])
+        moved = False
+        for i, split in enumerate(self.split.tolist()):
+            # From training a scene only moves for a class that is missing
+            if split != TRAIN or state.judged(state.total[None])[0][0]:
+                moved |= self._move(i, state)
+        return moved
 
     def _move(self, i: int, state: _State) -> bool:
         mine = int(self.split[i])

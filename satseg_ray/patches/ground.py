@@ -150,6 +150,12 @@ def pixel_area(footprint: Footprint) -> float:
     return float(max(abs(ax * by - ay * bx) / 1e4, 1e-300))
 
 
+def known(footprint: Footprint | None) -> Footprint:
+    """Return a footprint that is known to be there."""
+    assert footprint is not None
+    return footprint
+
+
 def carried(points: Points, source: Footprint, target: Footprint) -> Points:
     """Return where positions (column, row) of one scene lie in another one, in its pixels."""
     ground = source.to_ground(points)

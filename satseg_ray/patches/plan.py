@@ -13,7 +13,8 @@ from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.patches import ground
 from satseg_ray.patches.choose import Block, Rules, choose
-from satseg_ray.patches.ground import Footprint
+from satseg_ray.patches.ground import known
+from satseg_ray.patches.ground_grid import GroundGrid
 from satseg_ray.patches.sample import SampleSpec, centred
 from satseg_ray.patches.split import (
     SPLITS,
@@ -25,11 +26,8 @@ from satseg_ray.patches.split import (
     PatchKey,
     SceneSize,
     SplitSpec,
-    reach_of,
 )
 
-_SMALLEST_TO_DIVIDE = 4
-"""A scene of fewer patches than this on its longer side goes to one split as a whole."""
 _SAME_PLACE = 0.5
 """Scenes that share more of the smaller one's ground than this are one place: held out together."""
 
@@ -108,39 +106,28 @@ def _assigned(
     scenes: Sequence[SceneSize], plan: PatchPlan, pairs: Sequence[tuple[int, int]]
 ) -> list[Cells]:
     shapes = [(g.rows.count, g.cols.count) for g in (s.cells(plan.patch_size) for s in scenes)]
-    rules = Rules(plan.split, reach_of(plan.buffer, plan.patch_size))
     if plan.split.by == "given":
         splits = [SPLITS.index(plan.split.given[scene.name]) for scene in scenes]
         return [np.full(s, split, np.int8) for s, split in zip(shapes, splits, strict=True)]
     if plan.split.by == "scenes":
-        return _by_scenes(scenes, rules, pairs)
-    return _by_blocks(scenes, plan, rules, pairs)
+        return _by_scenes(scenes, plan, pairs)
+    return _by_blocks(scenes, plan, pairs)
 
 
 def _by_scenes(
-    scenes: Sequence[SceneSize], rules: Rules, pairs: Sequence[tuple[int, int]]
+    scenes: Sequence[SceneSize], plan: PatchPlan, pairs: Sequence[tuple[int, int]]
 ) -> list[Cells]:
     """Hold out whole scenes; those that show one place mostly go together."""
-    place = list(range(len(scenes)))
-    for a, b in pairs:
-        if place[a] != place[b] and _is_one_place(scenes[a], scenes[b]):
-            keep, gone = sorted((place[a], place[b]))
-            place = [keep if p == gone else p for p in place]
-    members: dict[int, list[int]] = {}
-    for scene, first in enumerate(place):
-        members.setdefault(first, []).append(scene)
+    same = [(a, b) for a, b in pairs if _is_one_place(scenes[a], scenes[b])]
+    members = _together(len(scenes), same)
     blocks = []
-    for first, own in members.items():
+    for own in members:
         counts = np.concatenate([_flat(scenes[i].classes) for i in own])[None]
         free = np.ones(counts.shape[:2], np.bool_)
-        blocks.append(Block(scenes[first].name, counts, free, whole=True))
-    splits = {
-        first: int(cells[0, 0]) for first, cells in zip(members, choose(blocks, rules), strict=True)
-    }
-    return [
-        np.full(scene.classes.shape[:2], splits[first], np.int8)
-        for scene, first in zip(scenes, place, strict=True)
-    ]
+        blocks.append(Block(scenes[own[0]].name, counts, free, whole=True))
+    chosen = choose(blocks, Rules(plan.split, 0))
+    split = {i: cells[0, 0] for own, cells in zip(members, chosen, strict=True) for i in own}
+    return [np.full(scene.classes.shape[:2], split[i], np.int8) for i, scene in enumerate(scenes)]
 
 
 def _flat(counts: Counts) -> Counts:
@@ -155,101 +142,41 @@ def _is_one_place(a: SceneSize, b: SceneSize) -> bool:
 
 
 def _by_blocks(
-    scenes: Sequence[SceneSize], plan: PatchPlan, rules: Rules, pairs: Sequence[tuple[int, int]]
+    scenes: Sequence[SceneSize], plan: PatchPlan, pairs: Sequence[tuple[int, int]]
 ) -> list[Cells]:
-    """Hold out blocks on the ground: a cell follows the one of an earlier scene under its centre.
+    """Hold out blocks of the ground: near scenes share one grid of cells, that of their first.
 
-    So scenes of one place hold out the same ground as far as their grids allow.
+    So dates of one place hold out the same ground, and a mosaic holds out compact parts of it.
     """
-    owners = _owners(scenes, plan.patch_size, pairs)
-    counts = [scene.classes.copy() for scene in scenes]
-    for i, owner in enumerate(owners):
-        follows = owner[..., 0] != i
-        for leader in np.unique(owner[follows][:, 0]).tolist():
-            mine = owner[..., 0] == leader
-            np.add.at(_flat(counts[leader]), owner[mine][:, 1], scenes[i].classes[mine])
-    blocks = [
-        Block(
-            scene.name,
-            counts[i],
-            owners[i][..., 0] == i,
-            whole=max(owners[i].shape[:2]) < _SMALLEST_TO_DIVIDE,
-        )
-        for i, scene in enumerate(scenes)
-    ]
-    used = [i for i, block in enumerate(blocks) if block.size]
-    chosen = dict(zip(used, choose([blocks[i] for i in used], rules), strict=True))
-    return [_followed(owner, chosen) for owner in owners]
+    members = _together(len(scenes), pairs)
+    grids = [GroundGrid.of([scenes[i] for i in own], plan.patch_size) for own in members]
+    rules = Rules(plan.split, plan.buffer / plan.patch_size)
+    chosen = choose([grid.block for grid in grids], rules)
+    found = {
+        scene: cells.reshape(-1)[place]
+        for own, grid, cells in zip(members, grids, chosen, strict=True)
+        for scene, place in zip(own, grid.places, strict=True)
+    }
+    return [found[scene] for scene in range(len(scenes))]
 
 
-def _followed(owner: npt.NDArray[np.int64], chosen: Mapping[int, Cells]) -> Cells:
-    cells = np.full(owner.shape[:2], TRAIN, np.int8)
-    for leader in np.unique(owner[..., 0]).tolist():
-        mine = owner[..., 0] == leader
-        cells[mine] = chosen[leader].reshape(-1)[owner[mine][:, 1]]
-    return cells
+def _together(count: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Return the positions 0 to ``count - 1`` in groups that pairs join, in order of the first."""
+    first = list(range(count))
 
+    def root(i: int) -> int:
+        while first[i] != i:
+            first[i] = first[first[i]]
+            i = first[i]
+        return i
 
-def _owners(
-    scenes: Sequence[SceneSize], patch: int, pairs: Sequence[tuple[int, int]]
-) -> list[npt.NDArray[np.int64]]:
-    """Return for each cell (rows, columns, 2) the scene and the flat cell that decide on it.
-
-    Scenes of larger cells lead: those of smaller ones fit into them.
-    """
-    owners = []
-    for i, scene in enumerate(scenes):
-        shape = scene.classes.shape[:2]
-        flat = np.arange(shape[0] * shape[1]).reshape(shape)
-        owners.append(np.stack([np.full(shape, i), flat], axis=-1).astype(np.int64))
-    turn = {i: at for at, i in enumerate(_leading(scenes, pairs))}
-    for a, b in sorted(
-        (sorted(pair, key=turn.__getitem__) for pair in pairs),
-        key=lambda pair: (turn[pair[1]], turn[pair[0]]),
-    ):
-        _follow(scenes, owners, patch, (a, b))
-    return owners
-
-
-def _leading(scenes: Sequence[SceneSize], pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the scenes that have neighbours, those of larger pixels first, then by name."""
-
-    def size(i: int) -> tuple[int, int]:
-        area = ground.pixel_area(_footprint(scenes[i]))
-        return -round(2 * np.log2(area)), i
-
-    return sorted({i for pair in pairs for i in pair}, key=size)
-
-
-def _footprint(scene: SceneSize) -> Footprint:
-    assert scene.footprint is not None
-    return scene.footprint
-
-
-def _follow(
-    scenes: Sequence[SceneSize],
-    owners: list[npt.NDArray[np.int64]],
-    patch: int,
-    pair: tuple[int, int],
-) -> None:
-    """Let the cells of the second scene follow those of the first that their centres lie in."""
-    first, second = pair
-    lead, scene = scenes[first], scenes[second]
-    rows, cols = np.indices(owners[second].shape[:2])
-    # Of an overhanging cell the centre of what lies within the scene
-    centre = np.stack(
-        [
-            (cols * patch + np.minimum((cols + 1) * patch, scene.width)) / 2,
-            (rows * patch + np.minimum((rows + 1) * patch, scene.height)) / 2,
-        ],
-        axis=-1,
-    )
-    there = ground.carried(centre, _footprint(scene), _footprint(lead))
-    with np.errstate(invalid="ignore"):
-        inside = ((there >= 0) & (there < (lead.width, lead.height))).all(axis=-1)
-    inside &= owners[second][..., 0] == second
-    place = (there[inside] // patch).astype(np.int64)
-    owners[second][inside] = owners[first][place[:, 1], place[:, 0]]
+    for a, b in pairs:
+        low, high = sorted((root(a), root(b)))
+        first[high] = low
+    members: dict[int, list[int]] = {}
+    for i in range(count):
+        members.setdefault(root(i), []).append(i)
+    return list(members.values())
 
 
 # --- the patches
@@ -266,7 +193,8 @@ def _training(scene: SceneSize, plan: PatchPlan, cells: Cells) -> Rows:
     lattice = Lattice.of(scene.height, scene.width, plan.patch_size, plan.stride)
     starts = np.indices((lattice.rows.count, lattice.cols.count)).reshape(2, -1).T * plan.stride
     size = scene.height, scene.width
-    extra = [centred(anchor, plan.patch_size, size) for anchor in scene.anchors]
+    anchors = scene.anchors if plan.sample.rare else ()
+    extra = [centred(anchor, plan.patch_size, size) for anchor in anchors]
     if extra:
         more = np.array(sorted({(window.row, window.col) for window in extra}), np.int64)
         on_lattice = ((more % plan.stride == 0) & (more <= starts[-1])).all(axis=1)
@@ -308,16 +236,17 @@ def _without_shared_ground(
     before = _per_split(rows)
     for split in (TEST, VAL):
         gone = [np.zeros(len(own), np.bool_) for own in rows]
+        has = [bool((own[:, 0] == split).any()) for own in rows]
         for a, b in pairs:
             for held, other in ((a, b), (b, a)):
-                stays = _placed(scenes[held], rows[held], plan, split)
-                for less in range(split):
-                    mine = rows[other][:, 0] == less
-                    goes = _placed(scenes[other], rows[other], plan, less)
-                    gone[other][mine] |= ground.on_ground_of(stays, goes)
+                if has[held]:
+                    stays = _placed(scenes[held], rows[held], plan, split)
+                    for less in range(split):
+                        mine = rows[other][:, 0] == less
+                        goes = _placed(scenes[other], rows[other], plan, less)
+                        gone[other][mine] |= ground.on_ground_of(stays, goes)
         rows = [own[~out] for own, out in zip(rows, gone, strict=True)]
-    lost = before - _per_split(rows)
-    return rows, _lost_to_shared_ground(int(lost[TRAIN]), int(lost[VAL]))
+    return rows, _lost_to_shared_ground(before, before - _per_split(rows))
 
 
 def _per_split(rows: Sequence[Rows]) -> Counts:
@@ -330,20 +259,24 @@ def _placed(scene: SceneSize, rows: Rows, plan: PatchPlan, split: int) -> ground
     margin = plan.buffer if split == TRAIN else 0
     starts = rows[rows[:, 0] == split][:, 1:] - margin
     windows = np.concatenate([starts, np.full_like(starts, plan.patch_size + 2 * margin)], axis=1)
-    return ground.Patches(windows, _footprint(scene))
+    return ground.Patches(windows, known(scene.footprint))
 
 
-def _lost_to_shared_ground(training: int, validation: int) -> list[Finding]:
-    if not training and not validation:
+def _lost_to_shared_ground(before: Counts, lost: Counts) -> list[Finding]:
+    """Return what is said of the patches left out: a warning where half of a split is gone."""
+    if not lost.any():
         return []
+    much = bool((lost * 2 > before).any())
     return [
         Finding(
-            "note",
+            "warning" if much else "note",
             "same-ground",
             "scenes",
-            f"{training} training and {validation} validation patches lie on ground, or within "
-            "the buffer of ground, that another scene holds out otherwise",
-            "They are left out.",
+            f"{lost[TRAIN]} of {before[TRAIN]} training and {lost[VAL]} of {before[VAL]} "
+            "validation patches lie on ground, or within the buffer of ground, that another "
+            "scene holds out",
+            "They are left out."
+            + (" Hold out blocks (split.by), or take a smaller split.buffer." if much else ""),
         )
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Self
@@ -116,8 +115,3 @@ class SceneSize:
     def cells(self, patch: int) -> Lattice:
         """Return the patch-sized grid."""
         return Lattice.of(self.height, self.width, patch, patch)
-
-
-def reach_of(buffer: int, patch: int) -> int:
-    """Return how many cells around a held-out one no training patch may touch as a whole."""
-    return math.ceil(buffer / patch)
