@@ -278,7 +278,7 @@ REGIONS = [
     {"name": "rect", "x": 50.2, "y": 40.1, "width": 10.4, "height": 8.6},
     {"name": "circle", "cx": 70, "cy": 20, "r": 6.3},
     {"name": "ellipse", "cx": 40, "cy": 50, "rx": 15.3, "ry": 5.2, "theta": 0.5},
-    {"name": "polyline", "all_points_x": [2, 2, 30], "all_points_y": [30, 60, 61]},
+    {"name": "polyline", "all_points_x": [4, 4, 30], "all_points_y": [30, 60, 61]},
     {"name": "point", "cx": 75, "cy": 60},
 ]
 REGION_KINDS = ["roof", "water", "roof", "land", "water", "land"]
@@ -294,7 +294,7 @@ def regions_mask(theta: bool = True) -> tuple[np.ndarray, np.ndarray]:
         (X > 50.2) & (X < 60.6) & (Y > 40.1) & (Y < 48.7),
         np.hypot(X - 70, Y - 20) < 6.3,
         np.hypot(u / 15.3, v / 5.2) < 1,
-        near_line(X, Y, [(2, 30), (2, 60), (30, 61)]) < 2.6,
+        near_line(X, Y, [(4, 30), (4, 60), (30, 61)]) < 2.6,
         np.hypot(X - 75, Y - 60) < 2.6,
     ]
     mask = np.full(SHAPE, 255)
@@ -330,7 +330,7 @@ def test_every_region_of_via_is_what_it_says(tmp_path, version):
 def test_every_region_of_a_via_3_project_is_what_it_says(tmp_path):
     coordinates = [
         [7, 5, 5, 60, 12.5, 20, 50], [2, 50.2, 40.1, 10.4, 8.6], [3, 70, 20, 6.3],
-        [4, 40, 50, 15.3, 5.2], [6, 2, 30, 2, 60, 30, 61], [1, 75, 60],
+        [4, 40, 50, 15.3, 5.2], [6, 4, 30, 4, 60, 30, 61], [1, 75, 60],
     ]  # fmt: skip
     options = {"0": "roof", "1": "water", "2": "land"}
     number = {name: key for key, name in options.items()}

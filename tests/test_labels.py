@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rasterio.warp import transform
 
 from satseg_ray.classes import IGNORE, ClassDef, ClassTable, parse_color
 from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnknownClassValue, UnreadableRaster
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels import LabelReader, LabelRule, check_same_grid
+from satseg_ray.geo.labels import (
+    BitField,
+    LabelReader,
+    LabelRule,
+    check_same_grid,
+    images_in,
+    kind_of,
+    nearest,
+    survey,
+)
 from satseg_ray.geo.raster import inspect_raster
 from tests.factories import GRID
+from tests.label_factories import burnt, centers, scene_info
 
 TABLE = ClassTable(
     (
@@ -240,6 +253,181 @@ def test_labels_may_leave_the_georeference_to_their_scene(make_raster, georefere
     check_same_grid(inspect_raster(make_raster("labels.tif", bands=1, **georeference)), scene)
 
 
+CLOUDS = ClassTable((ClassDef(0, "clear"), ClassDef(1, "cloud"), ClassDef(2, "shadow")))
+QA = LabelRule(
+    CLOUDS,
+    (1,),
+    bits=(
+        BitField("cloud", 3),
+        BitField("cloud", 8, 2, (2, 3)),
+        BitField("shadow", 4),
+        BitField("clear", 6),
+    ),
+)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [("uint16", 0), ("int16", 1 << 15), ("uint8", 0)])
+def test_the_first_bit_field_that_matches_is_the_class(make_raster, dtype, top):
+    words = np.array([0b1000, 0b11000, 0b10000, 0b1000000, 0b1010000, 0, 1, 0b100], np.uint16)
+    deep = np.array([0x200, 0x300, 0x100, 0x110], np.uint16)
+    words = words if dtype == "uint8" else np.concatenate([words, deep]) | top
+    path = make_raster("qa.tif", values=words.astype(dtype)[None])
+    expected = [1, 1, 2, 0, 2, IGNORE, IGNORE, IGNORE, 1, 1, IGNORE, 2][: len(words)]
+    assert read(path, QA)[0].tolist() == expected
+
+
+def test_background_covers_words_that_no_field_matches_but_not_ignored_ones(make_raster):
+    path = make_raster("qa.tif", values=np.array([[8, 0, 1]], np.uint16), nodata=0)
+    rule = replace(QA, background="shadow")
+    assert read(path, rule)[0].tolist() == [1, 2, IGNORE]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"first": 16}, {"first": 3, "width": 0}, {"first": 0, "values": (2,)},
+              {"first": 0, "values": ()}, {"first": -1}]
+)  # fmt: skip
+def test_impossible_bit_fields_are_refused(wrong):
+    with pytest.raises(ConfigError, match="bits: cloud"):
+        BitField("cloud", **wrong)
+
+
+def test_bit_fields_need_whole_numbers(make_raster):
+    with pytest.raises(ConfigError, match="pixels of type float32"):
+        read(make_raster("qa.tif", values=np.zeros((2, 2), np.float32)), QA)
+    with pytest.raises(ConfigError, match="no bits are declared"):
+        LabelRule(CLOUDS, by="bits")
+    with pytest.raises(ConfigError, match="bits: names 'fog', which is no class"):
+        LabelRule(CLOUDS, bits=(BitField("fog", 1),))
+
+
+def test_background_covers_nodata_and_masked_pixels_but_not_ignored_ones(make_raster):
+    path = make_raster("sparse.tif", values=np.array([[7, 99, 0, 9]], np.uint8), nodata=99)
+    rule = LabelRule(TABLE, (9,), background="roof")
+    assert read(path, rule)[0].tolist() == [0, 2, 1, IGNORE]
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.nodata = None
+        file.write_mask(np.array([[True, True, False, False]]))
+    rule = LabelRule(TABLE, (9, 99), background="roof")
+    assert read(path, rule)[0].tolist() == [0, IGNORE, 2, IGNORE]
+
+
+def test_a_survey_counts_all_that_nobody_knows_in_the_whole_file(make_raster):
+    values = np.zeros((1100, 4), np.uint8)
+    values[0, :3], values[1050, :2], values[1099], values[1] = 42, 42, 200, 9
+    found = survey(str(make_raster("a.tif", values=values)), LabelRule(TABLE, (9,)))
+    assert found.unknown == {"42": 5, "200": 4}
+    assert found.known == {"land": 0, "water": 4400 - 13, "roof": 0}
+    assert (found.by, found.palette, found.unlabelled, found.unnamed) == ("value", (), 4, 0)
+
+
+def test_a_survey_of_a_photograph_stays_small(make_raster):
+    path = make_raster("photo.png", shape=(100, 100))
+    found = survey(str(path), LabelRule(TABLE))
+    assert len(found.unknown) == 4096
+    assert sum(found.unknown.values()) + found.unnamed == 10_000
+
+
+def test_a_survey_tells_the_order_of_a_palette(make_raster):
+    found = survey(str(palette_raster(make_raster)), LabelRule(TABLE))
+    assert found.palette[:8] == ("#0000FF", *["#000000"] * 6, "#C8B27D")
+    assert found.unknown == {"#0000C8": 1}
+
+
+def test_rasters_are_a_kind_that_speaks_of_no_images(make_raster):
+    for name in ("a.tif", "b.png"):
+        path = str(make_raster(name))
+        assert kind_of(path) == "raster"
+        assert images_in(path) == ()
+
+
+# --- labels on another grid
+
+FINE = Affine(4, 0.5, 500_103, 0.5, -4, 4_599_907)
+
+
+def spread(make_raster, **options):
+    values = np.random.default_rng(0).choice([7, 0, 3], (64, 80)).astype(np.uint8)
+    return make_raster("labels.tif", values=values, **options), values
+
+
+def test_labels_on_another_grid_are_warped_where_the_rule_says_so(make_raster):
+    path, values = spread(make_raster)
+    scene = scene_info(150, 230, transform=FINE)
+    with pytest.raises(LabelsDoNotMatch, match="is 64 x 80 pixels"):
+        burnt(path, LabelRule(TABLE), scene)
+    mask, findings = burnt(path, LabelRule(TABLE, warp=True), scene)
+    x, y = centers(scene)
+    cols, rows = ~GRID @ (x, y)
+    inside = (cols >= 0) & (cols < 80) & (rows >= 0) & (rows < 64)
+    index = np.where(values == 7, 0, np.where(values == 0, 1, 2))
+    expected = np.full(mask.shape, IGNORE)
+    expected[inside] = index[rows[inside].astype(int), cols[inside].astype(int)]
+    assert 0.5 < inside.mean() < 0.99
+    np.testing.assert_array_equal(mask, expected)
+    assert [(f.level, f.code) for f in findings] == [("note", "warped-labels")]
+    mask, _ = burnt(path, LabelRule(TABLE, warp=True, background="roof"), scene)
+    np.testing.assert_array_equal(mask, np.where(inside, expected, 2))
+
+
+@pytest.mark.parametrize("kind", ["nodata", "mask", "palette", "rgb"])
+def test_what_is_unlabelled_stays_so_when_it_is_warped(make_raster, kind):
+    indexes = np.random.default_rng(0).integers(0, 3, (64, 80))
+    values = np.array([7, 0, 3], np.uint8)[indexes]
+    hole = np.zeros((64, 80), bool)
+    hole[10:30, 20:50] = True
+    colors = {7: (200, 178, 125), 0: (0, 0, 255), 3: (255, 0, 0), 9: (1, 2, 3)}
+    if kind == "rgb":
+        values = np.moveaxis(np.array([c for c in colors.values()], np.uint8)[
+            np.where(hole, 3, indexes)], -1, 0)  # fmt: skip
+    elif kind != "mask":
+        values[hole] = 9
+    each: dict[str, Any] = {"nodata": {"nodata": 9}, "palette": {"palette": colors}}
+    path = make_raster("labels.tif", values=values, **each.get(kind, {}))
+    if kind == "mask":
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+            file.write_mask(~hole)
+    rule = LabelRule(TABLE, ("#010203",), warp=True)
+    scene = scene_info(320, 400, transform=GRID @ Affine.scale(0.2))
+    mask, _ = burnt(path, rule, scene)
+    np.testing.assert_array_equal(mask, np.kron(np.where(hole, IGNORE, indexes), np.ones((5, 5))))
+
+
+@pytest.mark.parametrize("most", [1 << 22, 300, 1])
+def test_labels_of_another_zone_are_warped_however_much_is_read_at_once(
+    make_raster, monkeypatch, most
+):
+    monkeypatch.setattr(nearest, "MOST_PIXELS", most)
+    path, values = spread(make_raster)
+    size = 90 if most > 1 else 20
+    scene = scene_info(size, size, "EPSG:32617", Affine(11, 1, 1_000_700, 0, -9, 4_617_400))
+    mask, _ = burnt(path, LabelRule(TABLE, warp=True), scene)
+    x, y = (np.array(v) for v in transform(scene.crs, "EPSG:32618", *map(np.ravel, centers(scene))))
+    cols, rows = ~GRID @ (x, y)
+    inside = (cols >= 0) & (cols < 80) & (rows >= 0) & (rows < 64)
+    index = np.where(values == 7, 0, np.where(values == 0, 1, 2))
+    expected = np.full(mask.size, IGNORE)
+    expected[inside] = index[rows[inside].astype(int), cols[inside].astype(int)]
+    np.testing.assert_array_equal(mask.ravel(), expected)
+    assert 0.2 < inside.mean() <= 1
+
+
+def test_labels_that_lie_elsewhere_are_refused_or_shared(make_raster):
+    path, _ = spread(make_raster)
+    scene = scene_info(90, 90, transform=Affine(10, 0, 600_000, 0, -10, 4_600_000))
+    with pytest.raises(LabelsDoNotMatch, match=r"lies at x 500000.00 to 500800.00.*not overlap"):
+        burnt(path, LabelRule(TABLE, warp=True), scene)
+    rule = LabelRule(TABLE, warp=True, shared=True, background="land")
+    mask, findings = burnt(path, rule, scene)
+    assert (mask == IGNORE).all()
+    assert [f.code for f in findings] == ["no-label-here"]
+
+
+def test_labels_without_a_georeference_are_never_warped(make_raster):
+    path, _ = spread(make_raster, crs=None)
+    with pytest.raises(LabelsDoNotMatch, match="is 64 x 80 pixels"):
+        burnt(path, LabelRule(TABLE, warp=True), scene_info(150, 230, transform=FINE))
+
+
 @pytest.mark.realdata
 def test_all_real_masks_give_the_classes_of_their_colours(realdata):
     masks = sorted((realdata / "dubai_landcover").glob("tile_*/masks/*.png"))
@@ -264,3 +452,15 @@ def test_a_real_mask_with_the_colours_of_its_own_manifest_is_refused(realdata):
     mask = realdata / "dubai_landcover" / "tile_2" / "masks" / "image_part_001.png"
     with pytest.raises(UnknownClassValue, match="#8429F6"):
         read(mask, LabelRule(manifest))
+
+
+@pytest.mark.realdata
+def test_real_palettes_differ_in_order_and_hold_an_undeclared_black(realdata):
+    masks = sorted((realdata / "dubai_landcover").glob("tile_*/masks/*.png"))
+    found = {path: survey(str(path), LabelRule(DUBAI, ("#9B9B9B",))) for path in masks}
+    orders = {path: s.palette for path, s in found.items() if s.palette}
+    assert {path.parts[-3] for path in orders} == {"tile_2", "tile_4"}
+    assert len(orders) == 18
+    assert len(set(orders.values())) > 10
+    unknown = {code for s in found.values() for code in s.unknown}
+    assert unknown == {"#000000"}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from satseg_ray.data.tile import bounding_box, plan_units
+from satseg_ray.errors import ConfigError
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.patches.plan import PatchPlan
 from satseg_ray.patches.plan import plan_patches as planned
@@ -201,3 +202,111 @@ def test_chips_taken_whole_leave_the_next_scenes_their_training(seed):
     assert held["test"] <= 0.2 * 35 + 9 / 2 + 1
     strip = [key for key in keys if key.scene == "strip" and key.split != "train"]
     assert len(strip) <= 6
+
+
+# --- every class in every split
+
+
+def of_cells(name: str, kinds: np.ndarray, side: int = 32, classes: int = 3) -> SceneSize:
+    """A scene whose cells hold one class each."""
+    counts = np.eye(classes + 1, dtype=np.int64)[kinds] * side * side
+    return SceneSize(name, kinds.shape[0] * side, kinds.shape[1] * side, counts)
+
+
+def classes_in(keys: list[PatchKey], scenes: list[SceneSize], side: int = 32) -> dict[str, set]:
+    kinds = {scene.name: scene.classes.argmax(axis=2) for scene in scenes}
+    found: dict[str, set] = {"train": set(), "val": set(), "test": set()}
+    for key in keys:
+        kind = kinds[key.scene][key.window.row // side, key.window.col // side]
+        found[key.split].add(int(kind))
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=3, max_size=6, unique=True),
+    st.integers(0, 30),
+)
+def test_a_class_in_three_cells_that_lie_apart_is_in_every_split(spots, seed):
+    kinds = np.zeros((16, 16), int)
+    kinds[:, 8:] = 1
+    for row, col in spots:
+        kinds[4 * row + 1, 4 * col + 2] = 2
+    scenes = [of_cells("a", kinds)]
+    plan = PatchPlan(32, 32, SplitSpec(seed=seed))
+    result = planned(scenes, plan, ("land", "water", "ship"))
+    assert all(found == {0, 1, 2} for found in classes_in(result.keys, scenes).values())
+    assert result.findings == []
+    counts = Counter(key.split for key in result.keys)
+    assert abs(counts["test"] / 256 - 0.2) < 0.04
+    assert abs(counts["val"] / 256 - 0.1) < 0.04
+
+
+@settings(max_examples=40)
+@given(st.integers(24, 40), st.integers(3, 6), st.integers(0, 50), st.booleans())
+def test_a_class_in_three_of_the_scenes_is_in_every_split(count, rare, seed, by_scenes):
+    scenes = [
+        of_cells(f"s{i:02d}", np.full((2, 2), 2 if i < rare else i % 2)) for i in range(count)
+    ]
+    by = "scenes" if by_scenes else "blocks"
+    split = SplitSpec(by=by, val=0.15, test=0.25, seed=seed)
+    result = planned(scenes, PatchPlan(32, 32, split))
+    assert all(found == {0, 1, 2} for found in classes_in(result.keys, scenes).values())
+    held = Counter(key.split for key in result.keys)
+    assert abs(held["test"] / 4 - 0.25 * count) <= 1
+    assert abs(held["val"] / 4 - 0.15 * count) <= 1
+
+
+def test_a_class_that_cannot_be_everywhere_is_named_with_the_splits_that_lack_it():
+    kinds = np.zeros((10, 10), int)
+    kinds[5, 5] = 1
+    plan = PatchPlan(32, 32, SplitSpec(val=0.1, test=0.2))
+    findings = planned([of_cells("a", kinds)], plan, ("land", "ship", "air")).findings
+    found = [(f.code, f.subject, f.problem) for f in findings]
+    assert len(found) == 3
+    assert all(code == "class-missing-in-split" for code, _, _ in found)
+    assert sum("'ship'" in problem for _, _, problem in found) == 2
+    assert [subject for _, subject, problem in found if "'air'" in problem] == ["every split"]
+
+
+def test_a_split_without_a_patch_is_named():
+    findings = planned([of_cells("a", np.zeros((2, 3), int))], PatchPlan(32, 32)).findings
+    assert [f.subject for f in findings if f.code == "empty-split"] == ["val", "test"]
+
+
+# --- by scenes, and given
+
+
+def test_by_scenes_each_scene_is_in_one_split_and_larger_ones_count_more():
+    rng = np.random.default_rng(1)
+    scenes = [
+        of_cells(f"s{i:02d}", rng.integers(0, 3, (rng.integers(1, 9), rng.integers(1, 9))))
+        for i in range(40)
+    ]
+    keys = plan_patches(scenes, PatchPlan(32, 32, SplitSpec(by="scenes")))
+    assert all(len({k.split for k in own}) == 1 for own in by_scene(keys).values())
+    counts = Counter(key.split for key in keys)
+    assert abs(counts["test"] / len(keys) - 0.2) < 0.03
+    assert abs(counts["val"] / len(keys) - 0.1) < 0.03
+
+
+def test_given_splits_are_kept():
+    names = {"a": "test", "b": "train", "c": "val"}
+    scenes = [sized(name, 300, 400, 32) for name in names]
+    keys = plan_patches(scenes, PatchPlan(32, 16, SplitSpec(by="given", given=names)))
+    assert {k.scene: k.split for k in keys} == names
+
+
+@pytest.mark.parametrize(
+    ("given_", "named"), [({"a": "test"}, "'b'"), ({"a": "test", "b": "val", "z": "val"}, "'z'")]
+)
+def test_given_splits_name_each_scene_and_no_other(given_, named):
+    scenes = [sized(name, 300, 400, 32) for name in "ab"]
+    with pytest.raises(ConfigError, match=named):
+        plan_patches(scenes, PatchPlan(32, 16, SplitSpec(by="given", given=given_)))
+
+
+@pytest.mark.parametrize("spec", [{"by": "given"}, {"given": {"a": "val"}}, {"buffer": -1}])
+def test_splits_that_contradict_themselves_are_refused(spec):
+    with pytest.raises(ValidationError):
+        SplitSpec(**spec)

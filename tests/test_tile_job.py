@@ -15,7 +15,7 @@ from satseg_ray.classes import IGNORE
 from satseg_ray.config import IngestConfig, TileConfig
 from satseg_ray.data.ingest import ingest
 from satseg_ray.data.tile import tile
-from satseg_ray.errors import DatasetNotFound, EmptySplit, UnreadableRaster
+from satseg_ray.errors import ConfigError, DatasetNotFound, EmptySplit, UnreadableRaster
 from satseg_ray.geo.grid import Window
 from satseg_ray.lineage import file_digest
 from satseg_ray.patches.count import Band, Counting, count_band, whole_scene
@@ -149,6 +149,48 @@ def test_the_size_of_a_unit_changes_no_count(source, workspace, ray_cluster):
         train = store.split("train")
         counts.append(sorted(train.key(position) for position in range(len(train))))
     assert counts[:2] == counts[2:]
+
+
+def test_given_scenes_are_split_as_named_and_dropped_patches_are_counted_by_reason(
+    source, workspace, ray_cluster
+):
+    split = SplitSpec(by="given", given={"a": "train", "b": "test"})
+    sample = SampleSpec(min_valid=0.9, min_labelled=0.5, rare=["water"], rare_per_cell=1)
+    result = tile(config(split=split, sample=sample))
+    store = PatchStore.open(workspace / "data" / "patches" / "coast")
+    planned: dict[str, int] = dict.fromkeys(("unlabelled", "few_valid", "few_labelled"), 0)
+    found = {}
+    for name in ("train", "test"):
+        reader = store.split(name)
+        found[name] = {reader.key(position) for position in range(len(reader))}
+    assert {scene for scene, _, _ in found["train"]} == {"a"}
+    assert {scene for scene, _, _ in found["test"]} == {"b"}
+    off = {key for key in found["train"] if key[1] % STRIDE or key[2] % STRIDE}
+    assert off, "no patch is centred on a pixel of the rare class"
+    height, width = SIZES["a"]
+    for row in range(0, height - SIDE + STRIDE, STRIDE):
+        for col in range(0, width - SIDE + STRIDE, STRIDE):
+            image, mask = source.cut("a", Window(row, col, SIDE, SIDE))
+            few_valid = (image > 0).all(axis=-1).mean() < 0.9
+            few_labelled = (mask != IGNORE).mean() < 0.5
+            kept = not few_valid and not few_labelled and not (mask == IGNORE).all()
+            assert (("a", row, col) in found["train"]) == kept
+            if not kept:
+                why = "few_valid" if few_valid else "few_labelled"
+                planned["unlabelled" if (mask == IGNORE).all() else why] += 1
+    assert all(result["dropped"][why] >= count > 0 for why, count in planned.items())
+    assert result["dropped"]["background"] == 0
+    assert store.manifest.dropped == result["dropped"]
+    codes = {(finding["code"], finding["subject"]) for finding in result["findings"]}
+    assert codes == set()
+
+
+def test_a_setting_that_names_what_is_not_there_fails_before_any_work(source, workspace):
+    with pytest.raises(ConfigError, match="'b'"):
+        tile(config(split=SplitSpec(by="given", given={"a": "train"})))
+    with pytest.raises(ConfigError, match="'sea'"):
+        tile(config(sample=SampleSpec(background="sea")))
+    assert not (workspace / "data" / "patches" / "coast").exists()
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])

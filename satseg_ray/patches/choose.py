@@ -36,7 +36,7 @@ class Block:
 
     ``counts`` (rows, columns, classes), the last one the unlabelled, has the pixels of all scenes
     whose cells follow these. A whole block goes to one split. In a ragged one the cells of some
-    scenes do not fit these: validation beside test is lost.
+    scenes do not fit these: some validation beside test is lost.
     """
 
     name: str
@@ -156,7 +156,7 @@ def _best(missing: npt.NDArray[np.int64], cost: Float) -> int:
 class Ways:
     """The ways to hold out a run of a block's cells for test and the next one for validation.
 
-    Where validation beside test is lost, also one further along the walk. ``tallies`` (ways,
+    In a ragged block also one further along the walk. ``tallies`` (ways,
     splits, classes + 1) are the pixels that each split would have of each class, and in the last
     column the cells that it loses beside what is held out.
     """
@@ -234,9 +234,7 @@ def tally(masks: npt.NDArray[np.int8], block: Block, reach: int) -> Float:
     found[:, TRAIN, :classes] = (~near).reshape(count, -1).astype(float) @ pixels
     test, val = masks == TEST, masks == VAL
     if block.ragged:
-        beside = val & widened(test, 1)
-        val = val & ~beside
-        found[:, VAL, classes] = beside.sum(axis=(1, 2))
+        found[:, VAL, classes] = (val & widened(test, 1)).sum(axis=(1, 2))
     for split, mask in ((TEST, test), (VAL, val)):
         found[:, split, :classes] = mask.reshape(count, -1).astype(float) @ pixels
     found[:, TRAIN, classes] = (near & ~held & block.free).sum(axis=(1, 2))

@@ -147,5 +147,5 @@ def whole_scene(parts: Sequence[BandCounts], height: int, width: int) -> SceneSi
         width,
         np.concatenate([part.classes for part in ordered]),
         ordered[0].footprint,
-        tuple(anchor for part in ordered for anchor in part.anchors),
+        tuple(sorted(anchor for part in ordered for anchor in part.anchors)),
     )

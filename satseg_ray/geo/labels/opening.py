@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from satseg_ray.classes import IGNORE
-from satseg_ray.errors import MissingFile, UnreadableLabels
+from satseg_ray.errors import LabelsDoNotMatch, MissingFile, UnreadableLabels
 from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels.annotations import images_of, read_annotations
 from satseg_ray.geo.labels.documents import Document, geojson_features, json_kind, load_json
-from satseg_ray.geo.labels.place import Features, burnt_labels
-from satseg_ray.geo.labels.rasters import LabelReader, LabelSurvey, on_grid
+from satseg_ray.geo.labels.nearest import NearestLabels
+from satseg_ray.geo.labels.place import Features, apart, bounds_on, burnt_labels
+from satseg_ray.geo.labels.rasters import LabelReader, LabelSurvey, check_same_grid
 from satseg_ray.geo.labels.rule import Indexes, LabelRule, Labels
 from satseg_ray.geo.labels.vectors import check_vertices, read_geoparquet, read_vectors
 from satseg_ray.geo.raster import RasterInfo, inspect_raster
@@ -131,9 +132,40 @@ def open_labels(
         yield burnt_labels(path, features, rule, scene, image or scene)
         return
     info = inspect_raster(path)
-    onto, findings = on_grid(info, scene, rule)
-    with LabelReader(path, rule, onto) as reader:
-        yield RasterLabels(reader, findings)
+    elsewhere = _elsewhere(info, scene, rule)
+    with LabelReader(path, rule) as reader:
+        if elsewhere is None:
+            yield RasterLabels(reader)
+        else:
+            yield _warped(reader, info, scene, rule, elsewhere)
+
+
+def _warped(
+    reader: LabelReader, info: RasterInfo, scene: RasterInfo, rule: LabelRule, elsewhere: Finding
+) -> Labels:
+    left, top, right, bottom = bounds_on(info, scene)
+    if left < scene.width and right > 0 and top < scene.height and bottom > 0:
+        return NearestLabels(reader, info, scene, rule.fill, (elsewhere,))
+    if not rule.shared:
+        raise apart(info.path, scene, (left, top, right, bottom))
+    bare = Finding("note", "no-label-here", info.path, f"does not reach {scene.path}",
+                   "It is unlabelled.")  # fmt: skip
+    return NearestLabels(reader, info, scene, IGNORE, (bare,))
+
+
+def _elsewhere(labels: RasterInfo, scene: RasterInfo, rule: LabelRule) -> Finding | None:
+    """Return the finding that a label raster lies on another grid, onto which it can be warped."""
+    try:
+        check_same_grid(labels, scene)
+    except LabelsDoNotMatch as error:
+        placed = all((labels.crs, labels.transform, scene.crs, scene.transform))
+        if not (rule.warp and placed):
+            raise
+        return Finding(
+            "note", "warped-labels", labels.path, error.problem,
+            "Warped onto the scene's grid, each pixel from the nearest one.",
+        )  # fmt: skip
+    return None
 
 
 def survey(path: str, rule: LabelRule, image_name: str | None = None) -> LabelSurvey:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from satseg_ray.errors import LabelsDoNotMatch, UnknownClassValue
 from satseg_ray.findings import Finding, Level
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels.rule import Indexes, LabelRule
-from satseg_ray.geo.labels.shapes import SNAP, BurntLabels, Geometries, Shapes
+from satseg_ray.geo.labels.shapes import BurntLabels, Geometries, Shapes
 from satseg_ray.geo.raster import RasterInfo
 
 Coordinates = npt.NDArray[np.float64]
@@ -126,7 +126,7 @@ class Placement:
         if same_crs(source, self.target):
             return geometries
         geometries = self._densified(geometries, source)
-        change = _transformer(source.to_wkt(), self.target.to_wkt())
+        change = transformer(source.to_wkt(), self.target.to_wkt())
         return np.asarray(shapely.transform(geometries, change, interleaved=False))
 
     def pixels_of(self, geometries: Geometries) -> Geometries:
@@ -150,7 +150,7 @@ class Placement:
         grid = grid_of(self.scene)
         middle = (self.scene.width / 2, self.scene.height / 2)
         corners = [grid @ (middle[0] + d, middle[1] + d) for d in (0, 1)]
-        back = _transformer(self.target.to_wkt(), source.to_wkt())
+        back = transformer(self.target.to_wkt(), source.to_wkt())
         xs, ys = back(*np.array(corners).T)
         return float(np.hypot(xs[1] - xs[0], ys[1] - ys[0]) / math.sqrt(2))
 
@@ -171,7 +171,7 @@ def _moved(geometries: Geometries, by: Affine) -> Geometries:
 
 
 @lru_cache(maxsize=64)
-def _transformer(source: str, target: str) -> Callable[..., Any]:
+def transformer(source: str, target: str) -> Callable[..., Any]:
     """Return the change of coordinates, x before y, between two CRSs (WKT)."""
     change: Callable[..., Any] = pyproj.Transformer.from_crs(
         source, target, always_xy=True
@@ -297,7 +297,7 @@ def _metres(placement: Placement) -> float | None:
     geographic = target.geodetic_crs
     if geographic is None:
         return None
-    lon, lat = _transformer(target.to_wkt(), geographic.to_wkt())(x, y)
+    lon, lat = transformer(target.to_wkt(), geographic.to_wkt())(x, y)
     scale = pyproj.Proj(target).get_factors(lon, lat)
     stretch = max(abs(scale.meridional_scale - 1), abs(scale.parallel_scale - 1))
     return unit if stretch <= TRUE_SCALE else None
@@ -306,13 +306,13 @@ def _metres(placement: Placement) -> float | None:
 def _widened_locally(lines: Geometries, crs: pyproj.CRS, width: float) -> Geometries:
     """Return lines widened in a CRS of true lengths around each degree that has some."""
     middle = np.column_stack([shapely.get_x(c := shapely.centroid(lines)), shapely.get_y(c)])
-    to_degrees = _transformer(crs.to_wkt(), "EPSG:4326")
+    to_degrees = transformer(crs.to_wkt(), "EPSG:4326")
     cells = np.nan_to_num(np.rint(np.column_stack(to_degrees(*middle.T))), posinf=0, neginf=0)
     out = lines.copy()
     for lon, lat in np.unique(cells, axis=0):
         here = (cells == (lon, lat)).all(axis=1)
         local = f"+proj=aeqd +lon_0={lon:g} +lat_0={np.clip(lat, -90, 90):g} +datum=WGS84 +units=m"
-        there, back = _transformer(crs.to_wkt(), local), _transformer(local, crs.to_wkt())
+        there, back = transformer(crs.to_wkt(), local), transformer(local, crs.to_wkt())
         flat = shapely.transform(lines[here], there, interleaved=False)
         out[here] = shapely.transform(_buffered(flat, width), back, interleaved=False)
     return out
@@ -469,21 +469,31 @@ def _meet_nothing(
 ) -> int:
     """Return what fills a scene that no shape reaches: its background if it lies among them."""
     extent = np.array([*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)])
-    theirs, own = (
-        _described(scene, extent.tolist()),
-        _described(scene, (0, 0, scene.width, scene.height)),
-    )
     if not rule.shared:
-        raise LabelsDoNotMatch(
-            path,
-            f"lies at {theirs}, its scene {scene.path} at {own}: they do not overlap",
-            "Give the labels of this scene, or correct the CRS of one of them.",
-        )
+        raise apart(path, scene, extent.tolist())
     among = bool(_reaches(extent[None], scene.window)[0])
     fill = rule.fill if among else IGNORE
-    notes.say("note", "no-shape-here", f"no shape reaches {scene.path} ({own})",
+    notes.say("note", "no-shape-here", f"no shape reaches {scene.path}",
               "It is unlabelled." if fill == IGNORE else "It is background.")  # fmt: skip
     return fill
+
+
+def apart(path: str, scene: RasterInfo, extent: Sequence[float]) -> LabelsDoNotMatch:
+    """Return the error of labels whose bounds, in the scene's pixels, lie outside the scene."""
+    own = _described(scene, (0, 0, scene.width, scene.height))
+    return LabelsDoNotMatch(
+        path,
+        f"lies at {_described(scene, extent)}, its scene {scene.path} at {own}: "
+        "they do not overlap",
+        "Give the labels of this scene, or correct the CRS of one of them.",
+    )
+
+
+def bounds_on(info: RasterInfo, scene: RasterInfo) -> list[float]:
+    """Return left, top, right and bottom of a georeferenced raster in a scene's pixels."""
+    outline = np.array([shapely.box(0, 0, info.width, info.height)])
+    bounds = shapely.bounds(Placement(scene, None, info).to_pixels(outline))[0]
+    return [float(value) for value in bounds]
 
 
 def _described(scene: RasterInfo, bounds: Sequence[float]) -> str:
@@ -498,14 +508,3 @@ def _described(scene: RasterInfo, bounds: Sequence[float]) -> str:
         f"x {left:.{digits}f} to {right:.{digits}f}, y {bottom:.{digits}f} to {top:.{digits}f} "
         f"in {scene.crs_title}"
     )
-
-
-def extent_on(dataset: Any, scene: RasterInfo) -> Shapes:
-    """Return where an open raster lies in a scene's pixels: class index 0 inside it."""
-    outline = np.array([shapely.box(0, 0, dataset.width, dataset.height)])
-    grid = tuple(dataset.transform.to_gdal())
-    own = replace(scene, path=dataset.name, crs=dataset.crs.to_wkt(), transform=grid)
-    outline = Placement(scene, None, own).to_pixels(outline)
-    # A centre on the very edge has no pixel there
-    outline = np.asarray(shapely.buffer(outline, -2 / SNAP, join_style="mitre"))
-    return Shapes(scene.height, scene.width, outline, np.zeros(1, np.uint8))

@@ -19,13 +19,9 @@ from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnknownClassValue
-from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels.place import extent_on
 from satseg_ray.geo.labels.rule import Indexes, LabelRule, color_code, color_name
-from satseg_ray.geo.labels.shapes import Burner
 from satseg_ray.geo.raster import OwnMask, Pixels, RasterInfo, alpha_band, open_raster, reading
-from satseg_ray.geo.warp import warped
 
 _UNKNOWN = 254
 
@@ -59,27 +55,6 @@ def check_same_grid(labels: RasterInfo, scene: RasterInfo) -> None:
             )
 
 
-def on_grid(
-    labels: RasterInfo, scene: RasterInfo, rule: LabelRule
-) -> tuple[RasterInfo | None, tuple[Finding, ...]]:
-    """Return the grid onto which labels must be warped, if any, and the finding that says so.
-
-    Raises:
-        LabelsDoNotMatch: they lie on another grid and are not to be, or cannot be, warped.
-    """
-    try:
-        check_same_grid(labels, scene)
-    except LabelsDoNotMatch as error:
-        placed = all((labels.crs, labels.transform, scene.crs, scene.transform))
-        if not (rule.warp and placed):
-            raise
-        return scene, (
-            Finding("note", "warped-labels", labels.path, error.problem,
-                    "Warped onto the scene's grid, each pixel from the nearest one."),
-        )  # fmt: skip
-    return None, ()
-
-
 def _same_crs(left: str, right: str) -> bool:
     """Tell whether two CRSs (WKT) are one; a datum that only one of them names may be missing."""
     a, b = CRS.from_wkt(left), CRS.from_wkt(right)
@@ -102,33 +77,22 @@ def _corners_apart(transform: tuple[float, ...], scene: RasterInfo) -> float:
 class LabelReader:
     """Windows of a label raster as class indexes; a context manager.
 
-    With ``onto`` it is read as if it lay on that grid, each pixel from the nearest one; what lies
-    outside the raster is not covered.
-
     Raises:
         ConfigError: labels are asked for by colour and have none, or by bits and are no whole
             numbers.
     """
 
-    def __init__(self, path: str, rule: LabelRule, onto: RasterInfo | None = None) -> None:
+    def __init__(self, path: str, rule: LabelRule) -> None:
         self.path = path
         self._rule = rule
-        self._onto = onto
-        self._extent: Burner | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._dataset = stack.enter_context(open_raster(self.path))
             with reading(self.path):
-                if self._onto is not None:
-                    self._warp(self._onto, stack)
                 self._prepare()
             self._open = stack.pop_all()
         return self
-
-    def _warp(self, onto: RasterInfo, stack: ExitStack) -> None:
-        self._extent = Burner(extent_on(self._dataset, onto))
-        self._dataset = stack.enter_context(warped(self._dataset, onto, "nearest"))
 
     def _prepare(self) -> None:
         """Find out how the file says its classes."""
@@ -187,8 +151,6 @@ class LabelReader:
         with reading(self.path):
             raw: Pixels = self._dataset.read(self._bands, window=place)
             bare = ~self._mask.read(self._dataset, place)
-        if self._extent is not None:
-            bare |= self._extent.burn(window) == IGNORE
         indexes = self._indexes(raw)
         missing = _missing(raw, self._dataset.nodata)
         # A value that is declared a class is one, even where the file calls it nodata
