@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
@@ -386,7 +387,7 @@ def ground_sample_distance(info: RasterInfo) -> float | None:
     xs, ys = zip(*(affine @ step for step in steps), strict=True)
     try:
         lon, lat = moved(CRS.from_wkt(info.crs), CRS.from_epsg(4326), xs, ys)
-    except RasterioError:
+    except (RasterioError, CPLE_BaseError):  # an engineering CRS is nowhere on the ground
         return None
     if not np.isfinite([*lon, *lat]).all():
         return None

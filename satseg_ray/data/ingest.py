@@ -169,6 +169,8 @@ def _finish(folder: Path, manifest: DatasetManifest, report: Report) -> None:
         for path in (folder / part).rglob("*"):
             if path.is_file() and str(path.relative_to(folder)) not in kept:
                 path.unlink()
+        if not any((folder / part).rglob("*.*")):
+            shutil.rmtree(folder / part)
     manifest.write(folder)
     report.write(folder)
 

@@ -79,8 +79,13 @@ def expanded(patterns: Sequence[str], field: str) -> list[str]:
             found[pattern] = None
             continue
         path = str(absolute(pattern, field))
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        matches = [path] if os.path.exists(path) else _matching(path)
         if not matches:
             raise MissingFile(path, "names no file", f"Check {field}.")
         found |= dict.fromkeys(str(Path(match)) for match in matches)
     return list(found)
+
+
+def _matching(pattern: str) -> list[str]:
+    """Return the files, not folders, that match a pattern, in order."""
+    return sorted(name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from satseg_ray.errors import MissingFile, SatsegError, UnreadableRaster
@@ -145,7 +146,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what GDAL meets in a file while the block reads it into ``UnreadableRaster``."""
     try:
         yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise _unreadable(path, error) from error
 
 
