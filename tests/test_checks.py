@@ -527,9 +527,9 @@ def test_kampala_has_24_jpegs_named_png(realdata):
 @pytest.mark.realdata
 def test_dubai_has_palettes_in_disorder_an_undeclared_black_and_a_wrong_class_file(realdata):
     root = realdata / "dubai_landcover"
-    found = real(root, "*/images/*.jpg", "*/masks/*.png", DUBAI)
+    found = real(root, "tile_[245]/images/*.jpg", "tile_[245]/masks/*.png", DUBAI)
     black = 0
-    for path in root.glob("*/masks/*.png"):
+    for path in root.glob("tile_[245]/masks/*.png"):
         black += int((np.asarray(Image.open(path).convert("RGB")) == 0).all(axis=2).sum())
     assert f"#000000 ({black:,} pixels)" in found["unknown-colour"].problem
     assert "9 in tile_2/masks, 9 in tile_4/masks" in found["palette-order"].problem
