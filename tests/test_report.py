@@ -32,7 +32,7 @@ def facts_of(folder: Path, name: str, seed: int = 0) -> SceneFacts:
     path = write_raster(folder / f"{name}.tif", seed=seed, dtype="int16", bands=2)
     values = np.random.default_rng(seed).choice([7, 2, 0], (64, 80)).astype(np.uint8)
     label = str(write_raster(folder / f"{name}-l.tif", values))
-    subject = Subject(name, f"images/{name}.tif", label, lambda: LabelReader(label, RULE), True)
+    subject = Subject(name, f"images/{name}.tif", label, lambda: LabelReader(label, RULE))
     (folder / PICTURES).mkdir(exist_ok=True)
     with SceneReader(path) as scene:
         taken = measure(subject, scene, RULE)

@@ -10,7 +10,8 @@ from typing import Any, Self
 from rasterio.transform import Affine
 
 from satseg_ray.checks.bands import BandFacts
-from satseg_ray.checks.survey import Kind, LabelSurvey
+from satseg_ray.checks.survey import LabelSurvey
+from satseg_ray.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,27 @@ class Border:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why labels were not read: the name of the error, and what it says."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
 class LabelFacts:
     """What the labels of a scene hold.
 
     ``counts`` has the pixels of each class index and, last, the unlabelled ones; it is empty where
-    the labels were refused, which ``problem`` then explains (``code``, ``text``).
+    the labels were refused, as ``problem`` then says. ``findings`` are those of their reader.
     """
 
     path: str
-    kind: Kind
     counts: tuple[int, ...] = ()
     digest: str | None = None
     survey: LabelSurvey | None = None
-    problem: dict[str, Any] | None = None
+    problem: Refusal | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def labelled(self) -> int:
@@ -45,8 +54,13 @@ class LabelFacts:
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Self:
         """Return the facts that :func:`dataclasses.asdict` gave, by way of JSON."""
-        survey = LabelSurvey.from_dict(body["survey"]) if body["survey"] else None
-        return cls(**(body | {"counts": tuple(body["counts"]), "survey": survey}))
+        read = {
+            "counts": tuple(body["counts"]),
+            "survey": LabelSurvey.from_dict(body["survey"]) if body["survey"] else None,
+            "problem": Refusal(**body["problem"]) if body["problem"] else None,
+            "findings": tuple(Finding.from_dict(finding) for finding in body["findings"]),
+        }
+        return cls(**(body | read))
 
 
 @dataclass(frozen=True)

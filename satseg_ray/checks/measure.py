@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, Self
 
@@ -20,8 +20,8 @@ from rasterio.warp import transform as moved
 from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.checks.bands import BandFacts, Tally, band_names, tally_for
-from satseg_ray.checks.facts import Border, LabelFacts, SceneFacts
-from satseg_ray.checks.survey import survey_labels
+from satseg_ray.checks.facts import Border, LabelFacts, Refusal, SceneFacts
+from satseg_ray.checks.survey import LabelSurvey
 from satseg_ray.classes import IGNORE, ClassTable
 from satseg_ray.errors import SatsegError
 from satseg_ray.geo.grid import Window
@@ -33,6 +33,7 @@ from satseg_ray.geo.raster import (
     Pixels,
     RasterInfo,
     Tile,
+    inspect_raster,
     open_raster,
     reading,
 )
@@ -68,15 +69,15 @@ class Labels(Protocol):
 class Subject:
     """What is measured: a scene's name, its files as the user named them, and how labels read.
 
-    ``open_labels`` gives the labels on the scene's grid; what it raises becomes a fact.
-    ``surveyed`` says that the label file is a raster whose codes are counted, too.
+    ``open_labels`` gives the labels on the scene's grid, and ``survey`` what their file holds, be
+    it a class or not. What they raise becomes a fact.
     """
 
     name: str
     image: str
     labels: str | None = None
     open_labels: Callable[[], AbstractContextManager[Labels]] | None = None
-    surveyed: bool = False
+    survey: Callable[[], LabelSurvey] | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def _edge(window: Window, info: RasterInfo) -> Mask:
 class _NotFinite:
     """Counts NaN and infinite pixels of a file's own bands, where a reader hides them.
 
-    Of scenes that are no single file nobody counts them: their counts are none.
+    Of scenes that are no single file, or are read on another grid, nobody counts them.
     """
 
     def __init__(self, bands: tuple[int, ...], dataset: Any, counts: list[int | None]) -> None:
@@ -233,11 +234,13 @@ class _NotFinite:
         bands, info = scene.bands, scene.info
         if info.dtype != "float32":
             yield cls(bands, None, [0] * len(bands))
-        elif info.driver != "GTiff" or not Path(info.path).is_file():
+        elif not _is_file(info):
             yield cls(bands, None, [None] * len(bands))
         else:
             with open_raster(info.path) as dataset:
-                yield cls(bands, dataset, [0] * len(bands))
+                same = inspect_raster(info.path).transform == info.transform
+                same &= (dataset.height, dataset.width) == (info.height, info.width)
+                yield cls(bands, dataset if same else None, [0 if same else None] * len(bands))
 
     def see(self, tile: Tile) -> None:
         if self._dataset is None or tile.valid.all():
@@ -295,30 +298,31 @@ def _labels(
     """Return what the labels hold, and their decimated class indexes."""
     if subject.labels is None or subject.open_labels is None:
         return None, None
-    survey = None
-    counts, digest, classes, problem = _Counts(rule.table), hashlib.sha256(), None, None
+    facts = LabelFacts(subject.labels)
     try:
-        if subject.surveyed:
-            survey = survey_labels(subject.labels, rule.by)
-        small = np.full(step.window(scene).shape, IGNORE, np.uint8)
+        if subject.survey:
+            facts = replace(facts, survey=subject.survey())
         with subject.open_labels() as labels:
-            for window, indexes in labels.blocks():
-                counts.see(indexes)
-                digest.update(np.ascontiguousarray(indexes).data)
-                small[step.window(window).slices()] = indexes[step.offsets(window)]
-        classes = small
+            read, classes = _read_labels(labels, scene, step, rule.table)
+            return replace(facts, **read), classes
     except SatsegError as error:
-        problem = {"code": type(error).__name__, "text": f"{error.subject}: {error.problem}"}
-    kind = survey.kind if survey else "features"
-    facts = LabelFacts(
-        subject.labels,
-        kind,
-        () if problem else counts.total(),
-        None if problem else digest.hexdigest(),
-        survey,
-        problem,
-    )
-    return facts, classes
+        problem = Refusal(type(error).__name__, f"{error.subject}: {error.problem}")
+        return replace(facts, problem=problem), None
+
+
+def _read_labels(
+    labels: Labels, scene: Window, step: Decimation, table: ClassTable
+) -> tuple[dict[str, Any], Indexes]:
+    """Return the facts that come of reading the labels, and their decimated class indexes."""
+    counts, digest = _Counts(table), hashlib.sha256()
+    classes = np.full(step.window(scene).shape, IGNORE, np.uint8)
+    for window, indexes in labels.blocks():
+        counts.see(indexes)
+        digest.update(np.ascontiguousarray(indexes).data)
+        classes[step.window(window).slices()] = indexes[step.offsets(window)]
+    findings = tuple(getattr(labels, "findings", ()))
+    read = {"counts": counts.total(), "digest": digest.hexdigest(), "findings": findings}
+    return read, classes
 
 
 class _Counts:
@@ -368,10 +372,15 @@ def _same(left: float | None, right: float | None) -> bool:
 
 def _masked(info: RasterInfo) -> bool:
     """Tell whether a mask band lies inside or beside the file."""
-    if not Path(info.path).is_file():
+    if not _is_file(info):
         return False
     with open_raster(info.path) as dataset:
         return OwnMask.of(dataset, ()).masked
+
+
+def _is_file(info: RasterInfo) -> bool:
+    """Tell whether a scene is one raster file of this machine."""
+    return info.driver in ("GTiff", "PNG", "JPEG") and Path(info.path).is_file()
 
 
 def ground_sample_distance(info: RasterInfo) -> float | None:

@@ -6,7 +6,7 @@ A rule sees everything at once and says each kind of thing once, with a count an
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -17,6 +17,7 @@ from satseg_ray.checks.classfiles import ClassFile, contradictions
 from satseg_ray.checks.facts import LabelFacts, SceneFacts
 from satseg_ray.checks.nodata import suspicious_nodata
 from satseg_ray.checks.places import misaligned_grids, same_ground
+from satseg_ray.checks.survey import LabelSurvey
 from satseg_ray.checks.words import counted, listed, number, percent
 from satseg_ray.classes import ClassTable
 from satseg_ray.findings import Finding
@@ -26,6 +27,7 @@ MIXED_GSD = 1.5
 """Scenes whose pixels differ by more than this factor show one thing at two sizes."""
 
 RARE = 0.01
+_MOST_ALIKE = 3
 SATURATED = 0.05
 
 _SUFFIXES = {
@@ -54,6 +56,12 @@ class Collection:
     def table(self) -> ClassTable:
         """The declared classes."""
         return self.rule.table
+
+    @cached_property
+    def declared_colors(self) -> frozenset[str]:
+        """The colours of classes, and those that are ignored."""
+        ignored = [item for item in self.rule.ignore if isinstance(item, str)]
+        return frozenset(c.upper() for c in (*(item.color for item in self.table), *ignored))
 
     @cached_property
     def labelled(self) -> tuple[tuple[SceneFacts, LabelFacts], ...]:
@@ -198,49 +206,47 @@ def _odd_ones(data: Collection, field: str) -> str:
 
 def label_sizes(data: Collection) -> Iterator[Finding]:
     """Label rasters of another size than their scene; swapped where two sizes fit crosswise."""
-    wrong = [
-        (scene, labels)
-        for scene, labels in data.labelled
-        if labels.survey and labels.survey.shape != scene.shape
-    ]
+    wrong = {scene: shape for scene, labels in data.labelled if (shape := _misfit(scene, labels))}
     swapped = _swapped(wrong)
     if swapped:
-        pairs = [f"{a.name} and {b.name}" for a, b in swapped]
         yield Finding(
             "error",
             "swapped-labels",
-            listed(pairs),
+            listed([f"{a.name} and {b.name}" for a, b in swapped]),
             "the labels of each have the size of the other: "
-            + listed([f"{_size(a)} and {_size(b)} pixels" for a, b in swapped]),
+            + listed([f"{_size(a.shape)} and {_size(b.shape)} pixels" for a, b in swapped]),
             "Exchange the names of the two label files.",
         )
-    crossed = {scene.name for pair in swapped for scene in pair}
-    rest = [(scene, labels) for scene, labels in wrong if scene.name not in crossed]
+    crossed = {scene for pair in swapped for scene in pair}
+    rest = {scene: shape for scene, shape in wrong.items() if scene not in crossed}
     if rest:
-        texts = [
-            f"{scene.name} is {_size(scene)}, its labels {_size(labels.survey)}"
-            for scene, labels in rest
-        ]
+        texts = [f"{s.name} is {_size(s.shape)}, its labels {_size(t)}" for s, t in rest.items()]
         yield Finding(
             "error",
             "label-size",
-            counted(len(rest), "scene"),
-            f"have labels of another size: {listed(texts)}",
+            _scenes(list(rest)),
+            f"with labels of another size: {listed(texts)}",
             "Give labels on the scene's own grid.",
         )
 
 
-def _size(of: Any) -> str:
-    return f"{of.height} x {of.width}"
+def _misfit(scene: SceneFacts, labels: LabelFacts) -> tuple[int, int] | None:
+    """Return the size of a label raster that was refused and is not that of its scene."""
+    shape = labels.survey.shape if labels.survey and labels.problem else None
+    return None if shape == scene.shape else shape
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
 
 
 def _swapped(
-    wrong: Sequence[tuple[SceneFacts, LabelFacts]],
+    wrong: Mapping[SceneFacts, tuple[int, int]],
 ) -> list[tuple[SceneFacts, SceneFacts]]:
     """Return the scenes whose labels fit each other, where no third one would do."""
     fits: dict[tuple[Any, Any], list[SceneFacts]] = defaultdict(list)
-    for scene, labels in wrong:
-        fits[scene.shape, labels.survey.shape if labels.survey else None].append(scene)
+    for scene, shape in wrong.items():
+        fits[scene.shape, shape].append(scene)
     return [
         (here[0], fits[theirs, shape][0])
         for (shape, theirs), here in sorted(fits.items())
@@ -248,72 +254,85 @@ def _swapped(
     ]
 
 
+_WORDS = {"color": "colour", "bits": "value"}
+
+
 def unknown_codes(data: Collection) -> Iterator[Finding]:
-    """Values and colours in label rasters that neither the classes nor ``ignore`` name."""
-    pixels: dict[str, Counter[str]] = {"value": Counter(), "colour": Counter()}
-    holders: dict[str, list[SceneFacts]] = {"value": [], "colour": []}
-    further = Counter[str]()
+    """Values, colours and names in labels that neither the classes nor ``ignore`` name."""
+    groups: dict[str, list[tuple[SceneFacts, LabelSurvey]]] = defaultdict(list)
     for scene, labels in data.labelled:
-        if labels.survey is None:
-            continue
-        what = "value" if labels.survey.kind == "value" else "colour"
-        unknown = dict(labels.survey.unknown(data.rule))
-        pixels[what].update(unknown)
-        further[what] += labels.survey.others[1]
-        if unknown or labels.survey.others[0]:
-            holders[what].append(scene)
-    for what, counts in pixels.items():
-        if counts:
-            items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-            named = listed([f"{code} ({n:,} pixels)" for code, n in items], 12)
-            rest = f" and other rare ones ({further[what]:,} pixels)" if further[what] else ""
-            yield Finding(
-                "error",
-                f"unknown-{what}",
-                f"the labels of {_scenes(holders[what])}",
-                f"hold {what}s that no class has: {named}{rest}; in {_names(holders[what])}",
-                "Add them to classes, or to ignore where they mean unlabelled.",
-            )
+        if labels.survey and (labels.survey.unknown or labels.survey.unnamed):
+            groups[labels.survey.by].append((scene, labels.survey))
+    for by, items in sorted(groups.items()):
+        what, unit = _WORDS.get(by, by), "features" if by == "name" else "pixels"
+        counts = Counter[str]()
+        for _, survey in items:
+            counts.update(dict(survey.unknown))
+        ranked_codes = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        rest = sum(survey.unnamed for _, survey in items)
+        scenes = [scene for scene, _ in items]
+        yield Finding(
+            "error",
+            f"unknown-{what}",
+            f"the labels of {_scenes(scenes)}",
+            f"hold {what}s that no class has: "
+            + listed([f"{code} ({n:,} {unit})" for code, n in ranked_codes], 12)
+            + (f" and rare ones ({rest:,} {unit})" if rest else "")
+            + f"; in {_names(scenes)}",
+            "Add them to classes, or to ignore where they mean unlabelled.",
+        )
 
 
 def palette_order(data: Collection) -> Iterator[Finding]:
-    """Palette files that give one index several colours."""
-    palettes: dict[tuple[str, ...], list[SceneFacts]] = defaultdict(list)
-    for scene, labels in data.labelled:
-        if labels.survey and labels.survey.kind == "palette":
-            palettes[labels.survey.palette].append(scene)
-    if _agree(palettes):
+    """Palette files in which a class's colour does not always stand at one index."""
+    declared = data.declared_colors
+    orders: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    places: dict[str, set[int]] = defaultdict(set)
+    for _, labels in data.labelled:
+        if labels.survey and labels.survey.palette:
+            found = [color for color in labels.survey.palette if color in declared]
+            orders[tuple(dict.fromkeys(found))].append(labels.path)
+            for color in set(found):
+                places[color].add(labels.survey.palette.index(color))
+    if all(len(indexes) == 1 for indexes in places.values()):
         return
-    paths = [s.labels.path for group in palettes.values() for s in group if s.labels]
+    paths = [path for group in orders.values() for path in group]
     folders = Counter("/".join(PurePosixPath(path).parent.parts[-2:]) for path in paths)
     yield Finding(
         "note",
         "palette-order",
         counted(len(paths), "label file"),
-        f"with palettes whose colours stand in {len(palettes)} different orders: "
+        f"with palettes whose colours stand in {len(orders)} different orders: "
         + listed([f"{count} in {folder}" for folder, count in sorted(folders.items())], 6),
         "Read by colour.",
     )
 
 
-def _agree(palettes: Iterable[tuple[str, ...]]) -> bool:
-    """Tell whether no index has two colours."""
-    seen: dict[int, str] = {}
-    return all(
-        seen.setdefault(index, color) == color
-        for palette in palettes
-        for index, color in enumerate(palette)
-    )
+def label_findings(data: Collection) -> Iterator[Finding]:
+    """What the readers of labels found, many of one kind as one."""
+    groups: dict[tuple[str, str], dict[Finding, None]] = defaultdict(dict)
+    for _, labels in data.labelled:
+        for finding in labels.findings:
+            groups[finding.level, finding.code][finding] = None
+    for items in groups.values():
+        found = sorted(items)
+        if len(found) <= _MOST_ALIKE:
+            yield from found
+        else:
+            texts = [f"{finding.subject}: {finding.problem}" for finding in found]
+            subject = f"{len(found)} times"
+            yield replace(found[0], subject=subject, problem=listed(texts))
 
 
 def refused_labels(data: Collection) -> Iterator[Finding]:
     """Labels that could not be read for a reason that no other rule names."""
-    explained = {"UnknownClassValue"}
     groups: dict[str, list[tuple[SceneFacts, str]]] = defaultdict(list)
     for scene, labels in data.labelled:
-        sized = labels.survey is not None and labels.survey.shape != scene.shape
-        if labels.problem and labels.problem["code"] not in explained and not sized:
-            groups[labels.problem["code"]].append((scene, labels.problem["text"]))
+        unknown = labels.survey is not None and labels.survey.unknown
+        if not labels.problem or _misfit(scene, labels):
+            continue
+        if labels.problem.code != "UnknownClassValue" or not unknown:
+            groups[labels.problem.code].append((scene, labels.problem.text))
     for code, items in sorted(groups.items()):
         yield Finding(
             "error",
@@ -478,16 +497,25 @@ def not_finite(data: Collection) -> Iterator[Finding]:
 
 def class_files(data: Collection) -> Iterator[Finding]:
     """Class files beside the labels that say other than the labels, or than ``classes``."""
-    colors = Counter[str]()
-    for _, labels in data.labelled:
-        if labels.survey and labels.survey.kind != "value":
-            colors.update(dict(labels.survey.codes))
+    colors = _mask_colors(data)
     for file in data.class_files:
         if problems := contradictions(file, data.table, colors):
             yield Finding(
                 "warning", "class-file", file.path, "; ".join(problems),
                 "Not used: classes of the configuration are.",
             )  # fmt: skip
+
+
+def _mask_colors(data: Collection) -> Counter[str]:
+    """Return the pixels of each colour in the masks; those of ignored colours are not counted."""
+    own = {item.name: item.color.upper() for item in data.table}
+    colors = Counter[str]()
+    for _, labels in data.labelled:
+        if labels.survey and labels.survey.by == "color":
+            colors.update({own[name]: count for name, count in labels.survey.known})
+            colors.update(dict(labels.survey.unknown))
+    ignored = data.declared_colors - set(own.values())
+    return colors + Counter(dict.fromkeys(ignored, 1)) if colors else colors
 
 
 def nodata(data: Collection) -> Iterator[Finding]:
@@ -512,6 +540,7 @@ RULES: tuple[Rule, ...] = (
     label_sizes,
     unknown_codes,
     palette_order,
+    label_findings,
     refused_labels,
     class_files,
     duplicated_images,
