@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from satseg_ray.lineage import code_revision
 
@@ -75,3 +76,13 @@ def passed_on() -> dict[str, str]:
     """Return the part of this process's environment that workers get."""
     names = (*WORKER_ENVIRONMENT, "SATSEG_CODE_REVISION", "MLFLOW_TRACKING_URI")
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def peak_mib() -> int:
+    """Return the most memory that this process has held so far, in MiB; 0 where nobody tells."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    line = next(line for line in text.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) >> 10

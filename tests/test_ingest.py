@@ -225,7 +225,7 @@ def break_value(folder: Path) -> Path:
 
 
 def break_bands(folder: Path) -> Path:
-    return write_raster(folder / "images" / "b.tif", shape=SHAPE, bands=4)
+    return write_raster(folder / "images" / "b.tif", shape=SHAPE, bands=5)
 
 
 def break_type(folder: Path) -> Path:
@@ -243,13 +243,13 @@ def break_band_order(folder: Path) -> Path:
 
 BROKEN: list[tuple[Callable[[Path], Path], str, str]] = [
     (break_missing, "MissingFile", "names no file"),
-    (break_text, "UnreadableRaster", "cannot be read as a raster"),
+    (break_text, "UnreadableRaster", "is no GeoTIFF, PNG, JPEG or JPEG 2000"),
     (break_image, "UnreadableRaster", "cannot be read as a raster"),
     (break_labels, "UnreadableRaster", "cannot be read as a raster"),
     (break_size, "LabelsDoNotMatch", "is 60 x 49 pixels"),
     (break_grid, "LabelsDoNotMatch", "is in EPSG:4326"),
     (break_value, "UnknownClassValue", "the value 93 in 3000 pixels"),
-    (break_bands, "BandMismatch", "has 4 bands of uint8"),
+    (break_bands, "BandMismatch", "has 5 bands of uint8"),
     (break_type, "BandMismatch", "has 3 bands of uint16"),
     (break_band_order, "BandMismatch", "has red in band 3, blue in band 1"),
 ]
@@ -382,7 +382,7 @@ def test_labels_without_a_scene_are_left_out_with_a_warning_and_refused_if_stric
 
 def test_labels_that_are_of_none_of_the_scenes_are_refused(inputs):
     stranger = write_raster(inputs / "others" / "stranger.tif", np.full(SHAPE, 7, np.uint8))
-    with pytest.raises(LabelsDoNotMatch, match="belongs to no scene"):
+    with pytest.raises(LabelsDoNotMatch, match="belongs to a scene by its name"):
         ingest(config(inputs, labels=[str(stranger)]))
 
 

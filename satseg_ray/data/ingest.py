@@ -22,7 +22,7 @@ from satseg_ray.data.rows import Pool, Reporter, error_of, first_of, gathered, r
 from satseg_ray.data.taking import IMAGES, LABELS, PROFILES, SceneInput, SceneTaker
 from satseg_ray.drift.profile import PROFILE, BandProfile
 from satseg_ray.errors import ChecksFailed, SatsegError
-from satseg_ray.findings import Finding, together
+from satseg_ray.findings import Finding
 from satseg_ray.geo.labels import LabelRule
 from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.products import fresh_directory
@@ -58,7 +58,11 @@ def ingest(config: IngestConfig) -> Mapping[str, Any]:
         _finish(draft.folder, manifest, report)
         draft.version, draft.figures = manifest.version, {"scenes": len(manifest.scenes)}
     say(f"data set {manifest.version} in {target}, pictures of it in {target / OVERVIEW}")
-    return _result(target, manifest, report) | draft.result()
+    spent = {
+        "slowest_scene_seconds": round(outcomes.slowest, 2),
+        "peak_worker_mib": outcomes.peak_mib,
+    }
+    return _result(target, manifest, report) | spent | draft.result()
 
 
 def _taker(config: IngestConfig, rule: LabelRule, folder: Path) -> SceneTaker:
@@ -76,8 +80,9 @@ class _Outcomes:
     taken: tuple[Taken, ...]
     refused: Mapping[str, SatsegError]
     facts: tuple[SceneFacts, ...]
-    findings: tuple[Finding, ...]
     bands: Bands | None
+    slowest: float
+    peak_mib: int
 
     def without(self, odd: Mapping[str, SatsegError]) -> _Outcomes:
         """Return the outcomes with more scenes refused."""
@@ -102,8 +107,9 @@ def _take(taker: SceneTaker, inputs: Sequence[SceneInput], names: Sequence[str])
         taken,
         refused,
         tuple(SceneFacts.from_dict(outcome["facts"]) for outcome in seen),
-        tuple(Finding.from_dict(body) for outcome in seen for body in outcome["findings"]),
         bands,
+        max(outcome["seconds"] for outcome in outcomes),
+        max(outcome["peak_mib"] for outcome in outcomes),
     ).without(odd)
 
 
@@ -117,7 +123,7 @@ def _judged(
         facts = tuple(scene for scene in facts if scene.name in kept)
     labels = [scene.labels.path for scene in facts if scene.labels]
     data = Collection(facts, rule, find_class_files(labels), on_one_grid=config.crs is not None)
-    findings = apply_rules(data, [*paired, *together(outcomes.findings), *_refusals(outcomes)])
+    findings = apply_rules(data, [*paired, *_refusals(outcomes)])
     refused = Counter(type(error).__name__ for error in outcomes.refused.values())
     return Report.of(config.dataset, data, strict(findings) if config.strict else findings, refused)
 

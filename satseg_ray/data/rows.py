@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from satseg_ray import errors
 from satseg_ray.errors import SatsegError, TilesFailed
+from satseg_ray.process import peak_mib
 from satseg_ray.products import is_no_place, unwritable
 from satseg_ray.progress import say
 
@@ -46,6 +48,7 @@ class Reporter:
     def run(self, work: Callable[[Work], Work], row: Work) -> dict[str, str]:
         """Return ``{"outcome": JSON}`` with the result of ``work(row)`` or its error."""
         note = Path(self.notes) / f"{row['key']}.attempts"
+        start = time.monotonic()
         try:
             attempt = _count_attempt(note)
             if attempt > _MAX_ATTEMPTS:
@@ -58,7 +61,8 @@ class Reporter:
         except Exception as error:  # the one border where a bad piece becomes a row
             outcome = _failed(row, _unforeseen(row, error))
         note.unlink(missing_ok=True)
-        return {"outcome": json.dumps(outcome)}
+        spent = {"seconds": time.monotonic() - start, "peak_mib": peak_mib()}
+        return {"outcome": json.dumps(spent | dict(outcome))}
 
 
 def _failed(row: Work, error: SatsegError) -> Work:

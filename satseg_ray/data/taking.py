@@ -11,6 +11,7 @@ from pathlib import Path
 from rasterio.shutil import copyfiles
 
 from satseg_ray.checks.measure import Subject, measure
+from satseg_ray.checks.survey import LabelSurvey
 from satseg_ray.classes import IGNORE
 from satseg_ray.data.referenced import PIXELS
 from satseg_ray.data.rows import Reporter, Work
@@ -19,12 +20,14 @@ from satseg_ray.errors import SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.cog import write_label_raster
 from satseg_ray.geo.formats import is_remote
-from satseg_ray.geo.labels import IndexRaster, LabelRule, kind_of, open_labels
+from satseg_ray.geo.grid import Window
+from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, kind_of, open_labels, survey
 from satseg_ray.geo.raster import (
     RasterInfo,
     SceneReader,
     Tile,
     check_whole,
+    inspect_raster,
     inspect_scene,
     raster_files,
     reading,
@@ -98,7 +101,7 @@ class SceneTaker:
                 scene.given,
                 scene.labels,
                 burning.opened if scene.labels else None,
-                surveyed=burning.by_code,
+                burning.surveyed if scene.labels else None,
             )
             measured = measure(subject, reader, self.rule, profile.see)
         measured.write_pictures(folder / PICTURES)
@@ -122,7 +125,6 @@ class SceneTaker:
             "record": record.to_dict(),
             "info": asdict(info),
             "facts": measured.facts.to_dict(),
-            "findings": [finding.to_dict() for finding in burning.findings],
             "refused": burning.error.to_dict() if burning.error else None,
         }
 
@@ -134,34 +136,54 @@ class _Burning:
         self._scene, self._info, self._target = scene, info, target
         warp = scene.source.grid is not None
         self._rule = replace(rule, warp=warp, shared=scene.shared)
-        self.findings: Sequence[Finding] = ()
         self.error: SatsegError | None = None
 
-    @property
-    def by_code(self) -> bool:
-        """Whether the labels are a raster of values or colours, whose codes can be counted."""
-        path = self._scene.labels
-        return path is not None and self._rule.by != "bits" and kind_of(path) == "raster"
+    def surveyed(self) -> LabelSurvey:
+        """Return what the file holds, be it a class or not."""
+        path = str(self._scene.labels)
+        with self._kept():
+            shape = inspect_raster(path) if kind_of(path) == "raster" else None
+            found = survey(path, self._rule, self._image_name)
+        return LabelSurvey.of(found, (shape.height, shape.width) if shape else None)
 
     @contextmanager
-    def opened(self) -> Iterator[IndexRaster]:
+    def opened(self) -> Iterator[WrittenLabels]:
         """Write the label raster, then give it to be read."""
+        with self._kept():
+            findings = self._write()
+        with IndexRaster(str(self._target)) as indexes:
+            yield WrittenLabels(indexes, findings)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
         try:
-            self._write()
+            yield
         except SatsegError as error:
             self.error = error
             raise
-        with IndexRaster(str(self._target)) as labels:
-            yield labels
 
-    def _write(self) -> None:
-        source = self._scene.source
+    @property
+    def _image_name(self) -> str:
+        return Path(self._scene.source.files[0].path).name
+
+    def _write(self) -> tuple[Finding, ...]:
+        source, path = self._scene.source, str(self._scene.labels)
         own = inspect_scene(replace(source, grid=None)) if source.grid else self._info
-        name = Path(source.files[0].path).name
-        path = str(self._scene.labels)
-        with open_labels(path, self._rule, self._info, name, own) as labels:
+        with open_labels(path, self._rule, self._info, self._image_name, own) as labels:
             write_label_raster(self._target, self._info, labels.blocks(), self._rule.table, IGNORE)
-            self.findings = labels.findings
+            return labels.findings
+
+
+@dataclass(frozen=True)
+class WrittenLabels:
+    """Labels as they were written, with what was found in their file."""
+
+    indexes: IndexRaster
+    findings: tuple[Finding, ...]
+
+    def blocks(self) -> Iterator[tuple[Window, Indexes]]:
+        """Yield the scene in row-major blocks as ``(window, indexes)``."""
+        return self.indexes.blocks()
 
 
 class _Profile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import getpid
@@ -86,7 +85,6 @@ class TilePredictor:
             "start": start,
             "end": time(),
             "cpu_seconds": process_time() - used,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
             "numerics_key": self._model.numerics_key().to_dict(),
         }
 
