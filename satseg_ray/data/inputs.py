@@ -67,6 +67,16 @@ def _source(config: IngestConfig, path: str) -> SceneSource:
     return source
 
 
+def given_scene(path: str, field: str) -> SceneSource:
+    """Return what a scene is read from: a raster, a stack description, or a GDAL address.
+
+    Raises:
+        ConfigError: the path is relative in a submitted job, or the description is wrong.
+        MissingFile: there is no such description.
+    """
+    return scene_source(path if is_remote(path) else str(absolute(path, field)))
+
+
 def expanded(patterns: Sequence[str], field: str) -> list[str]:
     """Return the files of paths and patterns, in order, each once; addresses as they are.
 

@@ -12,16 +12,14 @@ from rasterio.shutil import copyfiles
 
 from satseg_ray.checks.measure import Subject, measure
 from satseg_ray.checks.survey import LabelSurvey
-from satseg_ray.classes import IGNORE
 from satseg_ray.data.referenced import PIXELS
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
 from satseg_ray.errors import SatsegError
 from satseg_ray.findings import Finding
-from satseg_ray.geo.cog import write_label_raster
 from satseg_ray.geo.formats import is_remote
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, kind_of, open_labels, survey
+from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, burn_labels, kind_of, survey
 from satseg_ray.geo.raster import (
     RasterInfo,
     SceneReader,
@@ -169,9 +167,7 @@ class _Burning:
     def _write(self) -> tuple[Finding, ...]:
         source, path = self._scene.source, str(self._scene.labels)
         own = inspect_scene(replace(source, grid=None)) if source.grid else self._info
-        with open_labels(path, self._rule, self._info, self._image_name, own) as labels:
-            write_label_raster(self._target, self._info, labels.blocks(), self._rule.table, IGNORE)
-            return labels.findings
+        return burn_labels(path, self._rule, self._info, self._target, self._image_name, own)
 
 
 @dataclass(frozen=True)

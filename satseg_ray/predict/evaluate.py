@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from satseg_ray.config import EvaluateConfig
+from satseg_ray.data.inputs import given_scene
 from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors
 from satseg_ray.errors import BandMismatch, ConfigError
-from satseg_ray.geo.labels import LabelRule, check_same_grid
-from satseg_ray.geo.raster import inspect_raster
+from satseg_ray.geo.labels import burn_labels
+from satseg_ray.geo.raster import inspect_scene
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.figures import write_confusion, write_samples
 from satseg_ray.model.metrics import Confusion
@@ -169,21 +170,23 @@ def _held_out(patches: Mapping[str, str], model: Mapping[str, str], split: str) 
 
 
 def _scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: Pool) -> Pieces:
-    scene = inspect_raster(absolute(str(config.scene), "scene"))
-    labels = inspect_raster(absolute(str(config.labels), "labels"))
+    source = given_scene(str(config.scene), "scene")
+    scene = inspect_scene(source)
     check_bands(scene, spec)
-    check_same_grid(labels, scene)
-    rule = LabelRule(spec.classes, tuple(config.ignore), config.labels_by)
+    folder.mkdir()
+    labels = folder / "labels.tif"
+    burn_labels(
+        str(absolute(str(config.labels), "labels")), config.rule(spec.classes), scene, labels
+    )
     cores = ScenePlan.of(scene, spec, TileBudget(), pool.workers).cores
     rows = [core_row(core) for core in cores]
-    task = LabelledScene(scene.path, labels.path, rule, str(folder))
-    return Pieces(SceneScorer, task, rows, scene.path)
+    return Pieces(SceneScorer, LabelledScene(source, str(labels), str(folder)), rows, scene.path)
 
 
 def _score(pieces: Pieces, load: Any, pool: Pool) -> list[Work]:
     notes = Reporter(str(Path(pieces.task.folder) / "notes"))
     arguments = {"task": pieces.task, "load": load, "reporter": notes}
-    Path(pieces.task.folder).mkdir()
+    Path(pieces.task.folder).mkdir(exist_ok=True)
     progress = Progress("evaluate", len(pieces.rows), "pieces")
     return collected(
         run_actors(pieces.rows, pieces.actor, arguments, pool),

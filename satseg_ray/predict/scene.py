@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.config import PredictConfig
+from satseg_ray.data.inputs import given_scene
 from satseg_ray.data.rows import Pool
 from satseg_ray.geo.cog import MapFormat
-from satseg_ray.geo.raster import inspect_raster
+from satseg_ray.geo.raster import inspect_scene
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec
@@ -23,7 +24,7 @@ from satseg_ray.products import fresh_directory
 from satseg_ray.progress import say
 from satseg_ray.runtime import check_fits, places, ray_session
 from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
-from satseg_ray.workspace import Workspace, absolute, name_from
+from satseg_ray.workspace import Workspace, name_from
 
 REPORT = "report.json"
 
@@ -31,7 +32,8 @@ REPORT = "report.json"
 def predict(config: PredictConfig) -> Mapping[str, Any]:
     """Make the map of a scene: a COG of class values, a quicklook and a report; all or nothing."""
     workspace = Workspace.resolve()
-    scene = inspect_raster(absolute(config.scene, "scene"))
+    source = given_scene(config.scene, "scene")
+    scene = inspect_scene(source)
     tracking = Tracking.open(workspace.root)
     model = resolve(tracking, config.model, config.version)
     directory = fetch(tracking, model, workspace.models())
@@ -45,7 +47,7 @@ def predict(config: PredictConfig) -> Mapping[str, Any]:
         budget = TileBudget(config.tile_pixels, side=config.core)
         plan = ScenePlan.of(scene, spec, budget, pool.workers)
         say(f"{plan.grid.count} tiles, {plan.computed} patches for {pool.workers} actors")
-        task = SceneTask(scene.path, spec, str(folder / "cores"), plan.preview.step)
+        task = SceneTask(source, spec, str(folder / "cores"), plan.preview.step)
         load = partial(load_segmenter, str(directory), config.batch_size, config.threads)
         cores = map_cores(plan, task, load, pool)
         tags = _tags(model, spec, cores)

@@ -13,8 +13,9 @@ from satseg_ray.classes import IGNORE
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.geo.blend import best_class
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels import LabelReader, LabelRule
+from satseg_ray.geo.labels import IndexRaster
 from satseg_ray.geo.raster import Mask, SceneReader
+from satseg_ray.geo.source import SceneSource
 from satseg_ray.model.figures import Sample
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.protocol import Model
@@ -41,11 +42,10 @@ class SplitTask:
 
 @dataclass(frozen=True)
 class LabelledScene:
-    """A scene with a label raster; ``folder`` takes a sample of each piece."""
+    """A scene with a raster of class indexes; ``folder`` takes a sample of each piece."""
 
-    scene: str
+    scene: SceneSource
     labels: str
-    rule: LabelRule
     folder: str
 
 
@@ -96,7 +96,7 @@ class SceneScorer:
         core, spec = Window(*row["core"]), self._model.spec
         with (
             SceneReader(self._task.scene, spec.band_indexes, spec.nodata) as reader,
-            LabelReader(self._task.labels, self._task.rule) as labels,
+            IndexRaster(self._task.labels) as labels,
         ):
             tile = segment_tile(reader, core, self._model, spec.stride)
             confusion = Confusion.zero(len(spec.classes))
@@ -111,7 +111,7 @@ class SceneScorer:
 
 
 def _compared(
-    labels: LabelReader, tile: SegmentedTile, window: Window
+    labels: IndexRaster, tile: SegmentedTile, window: Window
 ) -> tuple[Indexes, Indexes, Mask]:
     """Return true and predicted class indexes of a window in the core, and where it is valid."""
     place = window.relative_to(tile.core).slices()

@@ -17,6 +17,7 @@ from satseg_ray.geo.cog import class_values, write_core
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.geo.quicklook import Decimation, Preview
 from satseg_ray.geo.raster import RasterInfo, SceneReader
+from satseg_ray.geo.source import SceneSource
 from satseg_ray.model.protocol import Model
 from satseg_ray.model.segment import SegmentedTile, segment_tile
 from satseg_ray.model.spec import ModelSpec
@@ -26,7 +27,7 @@ from satseg_ray.model.spec import ModelSpec
 class SceneTask:
     """One prediction as every worker sees it: the scene, the model's spec, the folder of cores."""
 
-    scene: str
+    scene: str | SceneSource
     spec: ModelSpec
     folder: str
     preview_step: int

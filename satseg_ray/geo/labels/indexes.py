@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
 from satseg_ray.classes import IGNORE
+from satseg_ray.findings import Finding
+from satseg_ray.geo.cog import write_label_raster
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels.rule import Indexes
-from satseg_ray.geo.raster import SceneReader
+from satseg_ray.geo.labels.opening import open_labels
+from satseg_ray.geo.labels.rule import Indexes, LabelRule
+from satseg_ray.geo.raster import RasterInfo, SceneReader
 
 
 class IndexRaster:
@@ -41,3 +45,20 @@ class IndexRaster:
         """Yield the raster in row-major blocks as ``(window, indexes)``."""
         for window in self._reader.info.window.blocks():
             yield window, self.read(window)
+
+
+def burn_labels(
+    path: str,
+    rule: LabelRule,
+    scene: RasterInfo,
+    target: Path,
+    image_name: str | None = None,
+    image: RasterInfo | None = None,
+) -> tuple[Finding, ...]:
+    """Write the labels of a scene, of whatever kind, as class indexes on its grid to ``target``.
+
+    Arguments and errors are those of :func:`open_labels`; returns what was found in them.
+    """
+    with open_labels(path, rule, scene, image_name, image) as labels:
+        write_label_raster(target, scene, labels.blocks(), rule.table, IGNORE)
+        return labels.findings
