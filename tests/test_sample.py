@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from satseg_ray.patches.count import (
     class_counts,
     count_band,
     footprint_of,
+    pieces,
     uncounted,
     whole_scene,
 )
@@ -60,6 +62,18 @@ def test_bands_partition_the_rows_of_cells(height, width, patch):
     assert [row for band in found for row in range(band.first, band.stop)] == list(
         range(Lattice.of(height, width, patch, patch).rows.count)
     )
+
+
+@given(st.lists(st.tuples(st.integers(1, 20_000), st.integers(1, 9000)), max_size=20))
+def test_pieces_hold_every_band_once_in_order_and_are_bounded(sizes):
+    named = {f"s{i}": size for i, size in enumerate(sizes)}
+    found = pieces(named, 64)
+    assert [band for piece in found for band in piece] == [
+        band for name, size in named.items() for band in bands(name, *size, 64)
+    ]
+    areas = [[(b.stop - b.first) * 64 * named[b.scene][1] for b in piece] for piece in found]
+    assert all(sum(piece) <= max(64 << 20, piece[0]) for piece in areas)
+    assert all(sum(a) + b[0] > 64 << 20 for a, b in itertools.pairwise(areas))
 
 
 def test_a_scene_counted_in_bands_equals_a_plain_count(tmp_path: Path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rasterio.transform import from_origin
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.config import IngestConfig, TileConfig
@@ -48,9 +49,11 @@ class Source:
             labels = rng.choice([0, 1], size).astype(np.uint8)
             labels[-90:, -100:] = IGNORE
             self.images[name], self.labels[name] = image, labels
-            options = {"blockysize": 16, "compress": "deflate"}
-            write_raster(folder / "images" / f"{name}.tif", image, nodata=0, **options)  # type: ignore[arg-type]
-            write_raster(folder / "labels" / f"{name}.tif", labels)
+            # Each scene on ground of its own
+            options: Any = {"transform": from_origin(500_000 + 90_000 * seed, 4_600_000, 10, 10)}
+            write_raster(folder / "labels" / f"{name}.tif", labels, **options)
+            options |= {"blockysize": 16, "compress": "deflate", "nodata": 0}
+            write_raster(folder / "images" / f"{name}.tif", image, **options)
         ingest(
             IngestConfig.model_validate(
                 {

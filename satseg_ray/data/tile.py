@@ -28,8 +28,8 @@ from satseg_ray.patches.count import (
     Band,
     BandCounts,
     Counting,
-    bands,
     count_band,
+    pieces,
     uncounted,
     whole_scene,
 )
@@ -132,7 +132,7 @@ def _labelled(raw: Path, plan: PatchPlan) -> DatasetManifest:
 
 @dataclass(frozen=True)
 class CellCounter:
-    """Counts in a worker the classes in each cell of a band of a scene, which the split weighs."""
+    """Counts in a worker the classes in the cells of scenes, which the split weighs."""
 
     dataset: DatasetManifest
     raw: str
@@ -146,37 +146,39 @@ class CellCounter:
         return [scene for scene in self.dataset.scenes if scene.labels]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each band of each scene."""
+        """Return a row for each piece of work."""
+        sizes = {scene.name: (scene.height, scene.width) for scene in self.scenes}
         return [
-            {"key": f"{band.scene}-{band.first:07d}", **asdict(band)}
-            for scene in self.scenes
-            for band in bands(scene.name, scene.height, scene.width, self.counting.patch)
+            {
+                "key": f"{piece[0].scene}-{piece[0].first:07d}",
+                "bands": json.dumps([[band.scene, band.first, band.stop] for band in piece]),
+            }
+            for piece in pieces(sizes, self.counting.patch)
         ]
 
     def count_classes(self, row: Work) -> dict[str, str]:
-        """Count one band; its outcome has the counts of each cell."""
+        """Count the bands of one piece; its outcome has the counts of each cell."""
         return self.reporter.run(self._count, row)
 
     def _count(self, row: Work) -> Work:
-        band = Band(row["scene"], row["first"], row["stop"])
-        labels = next(s.labels for s in self.scenes if s.name == band.scene)
+        labels = {scene.name: Path(self.raw) / str(scene.labels) for scene in self.scenes}
         count = count_band if self.wanted else uncounted
-        return {"counts": count(Path(self.raw) / str(labels), band, self.counting).to_dict()}
+        parts = [Band(*band) for band in json.loads(row["bands"])]
+        return {"bands": [count(labels[b.scene], b, self.counting).to_dict() for b in parts]}
 
 
 def _counted(counter: CellCounter) -> list[SceneSize]:
     """Return the labelled scenes with the classes in their cells, counted by the workers."""
     rows = counter.rows()
-    progress = Progress("count classes", len(rows), "bands")
+    progress = Progress("count classes", len(rows), "pieces")
     outcomes = collected(
         run_tasks(rows, counter.count_classes, Pool(cluster_cpus())),
-        "bands",
+        "pieces",
         lambda outcome: progress.advance(1),
     )
     parts: dict[str, list[BandCounts]] = {scene.name: [] for scene in counter.scenes}
-    for outcome in outcomes:
-        part = BandCounts.from_dict(outcome["counts"])
-        parts[part.band.scene].append(part)
+    for band in (BandCounts.from_dict(body) for outcome in outcomes for body in outcome["bands"]):
+        parts[band.band.scene].append(band)
     return [whole_scene(parts[s.name], s.height, s.width) for s in counter.scenes]
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.geo.grid import Lattice, Window
-from satseg_ray.geo.raster import SceneReader, inspect_raster
+from satseg_ray.geo.raster import RasterInfo, inspect_raster, open_raster, reading
 from satseg_ray.patches.ground import Footprint
 from satseg_ray.patches.sample import Sampling
 from satseg_ray.patches.split import Anchor, Counts, SceneSize
@@ -35,7 +36,7 @@ class Counting:
 
 @dataclass(frozen=True)
 class Band:
-    """The rows of cells ``first`` to ``stop - 1`` of a scene: what one piece of work counts."""
+    """The rows of cells ``first`` to ``stop - 1`` of a scene."""
 
     scene: str
     first: int
@@ -81,6 +82,21 @@ def bands(scene: str, height: int, width: int, patch: int) -> Iterator[Band]:
         yield Band(scene, first, min(first + rows, cells.rows.count))
 
 
+def pieces(sizes: Mapping[str, tuple[int, int]], patch: int) -> list[list[Band]]:
+    """Return the bands of scenes of (height, width) in pieces of work: small ones together."""
+    found: list[list[Band]] = []
+    left = 0
+    for scene, (height, width) in sizes.items():
+        for band in bands(scene, height, width, patch):
+            area = (band.stop - band.first) * patch * width
+            if area > left:
+                found.append([])
+                left = _PIECE
+            found[-1].append(band)
+            left -= area
+    return found
+
+
 def count_band(path: Path, band: Band, counting: Counting) -> BandCounts:
     """Count the classes in the cells of a band of the label raster at ``path``, block by block.
 
@@ -88,22 +104,41 @@ def count_band(path: Path, band: Band, counting: Counting) -> BandCounts:
         UnreadableRaster: the file is damaged.
     """
     patch = counting.patch
-    with SceneReader(path) as labels:
-        info = labels.info
-        cols = Lattice.of(info.height, info.width, patch, patch).cols.count
-        area = Window(band.first * patch, 0, (band.stop - band.first) * patch, cols * patch)
-        counts = np.zeros((band.stop - band.first, cols, counting.classes + 1), np.int64)
-        anchors: list[Anchor] = []
-        for block in area.blocks(_whole(_BLOCK_ROWS, patch), _whole(_BLOCK_COLS, patch)):
-            read = labels.read(block)
-            indexes = np.where(read.valid, read.pixels[0], np.uint8(IGNORE))
-            for part in block.blocks(patch, patch):
-                cell = np.ascontiguousarray(indexes[part.relative_to(block).slices()])
-                place = part.row // patch - band.first, part.col // patch
-                counts[place] = class_counts(cell, counting.classes)
-                corner = part.row, part.col
-                anchors += counting.sampling.anchors(cell, band.scene, corner)
-    return BandCounts(band, counts, tuple(anchors), footprint_of(path))
+    info = inspect_raster(path)
+    cols = Lattice.of(info.height, info.width, patch, patch).cols.count
+    area = Window(band.first * patch, 0, (band.stop - band.first) * patch, cols * patch)
+    counts = np.zeros((band.stop - band.first, cols, counting.classes + 1), np.int64)
+    anchors: list[Anchor] = []
+    for block, indexes in _blocks(path, info, area, patch):
+        for part in block.blocks(patch, patch):
+            cell = np.ascontiguousarray(indexes[part.relative_to(block).slices()])
+            place = part.row // patch - band.first, part.col // patch
+            counts[place] = class_counts(cell, counting.classes)
+            anchors += counting.sampling.anchors(cell, band.scene, (part.row, part.col))
+    return BandCounts(band, counts, tuple(anchors), _footprint(info))
+
+
+def _blocks(
+    path: Path, info: RasterInfo, area: Window, patch: int
+) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+    """Yield an area in blocks of whole cells with their class indexes, unlabelled beyond the scene.
+
+    The array is used again for the next block. Labels as ingest writes them have no other mask
+    than their index 255, so they are read as they are.
+    """
+    height, width = _whole(_BLOCK_ROWS, patch), _whole(_BLOCK_COLS, patch)
+    whole = np.empty((min(height, area.height), min(width, area.width)), np.uint8)
+    with open_raster(path) as labels, reading(path):
+        for block in area.blocks(height, width):
+            inside = block.intersection(info.window)
+            place = RasterioWindow(inside.col, inside.row, inside.width, inside.height)
+            if inside == block and block.shape == whole.shape:
+                labels.read(1, window=place, out=whole)
+                yield block, whole
+            else:
+                some = np.full(block.shape, IGNORE, np.uint8)
+                some[inside.relative_to(block).slices()] = labels.read(1, window=place)
+                yield block, some
 
 
 def _whole(pixels: int, patch: int) -> int:
@@ -112,7 +147,10 @@ def _whole(pixels: int, patch: int) -> int:
 
 def footprint_of(path: Path) -> Footprint | None:
     """Return where a raster lies, None where it does not say so in full."""
-    info = inspect_raster(path)
+    return _footprint(inspect_raster(path))
+
+
+def _footprint(info: RasterInfo) -> Footprint | None:
     return Footprint(info.crs, info.transform) if info.crs and info.transform else None
 
 
@@ -121,7 +159,7 @@ def uncounted(path: Path, band: Band, counting: Counting) -> BandCounts:
     info = inspect_raster(path)
     cols = Lattice.of(info.height, info.width, counting.patch, counting.patch).cols.count
     zeros = np.zeros((band.stop - band.first, cols, counting.classes + 1), np.int64)
-    return BandCounts(band, zeros, (), footprint_of(path))
+    return BandCounts(band, zeros, (), _footprint(info))
 
 
 def class_counts(cell: npt.NDArray[np.uint8], classes: int) -> Counts:
