@@ -22,7 +22,7 @@ from satseg_ray.checks.bands import BandFacts, Tally, band_names, tally_for
 from satseg_ray.checks.facts import Border, LabelFacts, Refusal, SceneFacts
 from satseg_ray.checks.survey import LabelSurvey
 from satseg_ray.classes import IGNORE, ClassTable
-from satseg_ray.errors import SatsegError
+from satseg_ray.errors import ConfigError, SatsegError
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels import LabelRule
 from satseg_ray.geo.quicklook import Decimation, Picture, overlaid, stretched, write_png
@@ -40,6 +40,7 @@ from satseg_ray.geo.raster import (
 Indexes = npt.NDArray[np.uint8]
 
 PICTURE_SIDE = 256
+BLOCK_BYTES = 64 << 20
 SAMPLE_BLOCKS = 5
 """Blocks of a float scene, on each axis, that give its histograms their range."""
 
@@ -105,6 +106,7 @@ def measure(subject: Subject, scene: Scene, rule: LabelRule) -> Measured:
 
     Raises:
         UnreadableRaster: the scene is damaged.
+        ConfigError: the settings do not fit the labels.
     """
     step = Decimation.to_fit(scene.info.height, scene.info.width, PICTURE_SIDE)
     picture = _Picture(scene.info.window, step, picture_bands(scene))
@@ -133,7 +135,7 @@ def _see(scene: Scene, picture: _Picture) -> _Seen:
     edges = [_Edge(value) for value in _suspects(dtype)]
     valid = 0
     with _NotFinite.of(scene) as not_finite:
-        for window in scene.info.window.blocks():
+        for window in scene.info.window.blocks(*_block_shape(len(scene.bands), dtype)):
             tile = scene.read(window)
             digest.update(np.ascontiguousarray(tile.pixels).data)
             valid += int(np.count_nonzero(tile.valid))
@@ -149,6 +151,12 @@ def _see(scene: Scene, picture: _Picture) -> _Seen:
         for tally, name, count in facts
     )
     return _Seen(valid, digest.hexdigest(), bands, tuple(edge.border() for edge in edges))
+
+
+def _block_shape(bands: int, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return the shape of the blocks that are read: of 64 MiB or 512 x 512 pixels at most."""
+    width = BLOCK_BYTES // (512 * bands * dtype.itemsize) // 512 * 512
+    return 512, min(max(width, 512), 4096)
 
 
 def _tally(tile: Tile, tallies: Iterable[Tally]) -> None:
@@ -297,6 +305,8 @@ def _labels(
         with subject.open_labels() as labels:
             read, classes = _read_labels(labels, scene, step, rule.table)
             return replace(facts, **read), classes
+    except ConfigError:
+        raise  # of the whole data set, not of these labels
     except SatsegError as error:
         problem = Refusal(type(error).__name__, f"{error.subject}: {error.problem}")
         return replace(facts, problem=problem), None
