@@ -84,7 +84,8 @@ class Subject:
 class Measured:
     """Facts of a scene, and two pictures of it of at most 256 pixels a side.
 
-    The pictures show every n-th pixel (:class:`Decimation`), not an average.
+    The pictures show every n-th pixel (:class:`Decimation`), not an average; under the labels the
+    scene is grey.
     """
 
     facts: SceneFacts
@@ -113,7 +114,7 @@ def measure(subject: Subject, scene: Scene, rule: LabelRule) -> Measured:
     seen = _see(scene, picture)
     labels, classes = _labels(subject, scene.info.window, step, rule)
     image = stretched(picture.pixels, picture.valid)
-    overlay = None if classes is None else overlaid(image, classes, rule.table)
+    overlay = None if classes is None else overlaid(_grey(image), classes, rule.table)
     return Measured(_facts(subject, scene, seen, labels), image, overlay)
 
 
@@ -290,6 +291,12 @@ def picture_bands(scene: Scene) -> tuple[int, ...]:
         return (0,)
     usual = (3, 2, 1) if len(names) >= 10 else (2, 1, 0)
     return usual if len(names) >= 5 else (0, 1, 2)
+
+
+def _grey(image: Picture) -> Picture:
+    """Return a picture (rows, columns, 3) without its colours, which are for the classes alone."""
+    luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.repeat(luma.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _labels(
