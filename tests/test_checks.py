@@ -26,6 +26,7 @@ from satseg_ray.checks.pairing import pair
 from satseg_ray.checks.rules import Collection, apply_rules, strict
 from satseg_ray.checks.survey import survey_labels
 from satseg_ray.classes import ClassDef, ClassTable
+from satseg_ray.errors import ConfigError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.labels import LabelReader, LabelRule, check_same_grid
 from satseg_ray.geo.raster import RasterInfo, SceneReader, inspect_raster
@@ -178,6 +179,30 @@ def test_not_finite_pixels_are_counted_by_band(tmp_path):
     assert "about 15 in all: a" in judged([facts])["not-finite"].problem
 
 
+@pytest.mark.parametrize("bands", [1, 3, 32])
+def test_memory_holds_blocks_and_never_a_scene(tmp_path, bands):
+    path = write_raster(tmp_path / "a.tif", shape=(1300, 1100), bands=bands, dtype="float32")
+    windows = []
+
+    class Watched(SceneReader):
+        def read(self, window):
+            windows.append(window)
+            return super().read(window)
+
+    with Watched(path) as reader:
+        facts = measure(Subject("a", "a.tif"), reader, RULE).facts
+    largest = max(window.area for window in windows)
+    assert largest * bands * 4 <= 64 << 20
+    assert sum(window.area for window in windows) <= 1300 * 1100 + 25 * 128 * 128
+    assert facts.valid == 1300 * 1100
+
+
+def test_a_setting_that_does_not_fit_is_no_defect_of_the_data(tmp_path):
+    label = write_raster(tmp_path / "l.tif", labels_of())
+    with pytest.raises(ConfigError):
+        measured(write_raster(tmp_path / "a.tif"), label, LabelRule(TABLE, by="color"))
+
+
 def test_labels_are_counted_by_class(scene):
     values = labels_of()
     facts = scene("a.tif", labels=values).labels
@@ -189,14 +214,15 @@ def test_pictures_are_small_and_show_every_nth_pixel(tmp_path):
     values = random_pixels((700, 530), seed=2)
     labels = np.full((700, 530), 2, np.uint8)
     labels[:350] = 0
-    taken = measured(
-        write_raster(tmp_path / "a.tif", values), write_raster(tmp_path / "l.tif", labels)
-    )
+    image = write_raster(tmp_path / "a.tif", values)
+    taken = measured(image, write_raster(tmp_path / "l.tif", labels))
     assert taken.picture.shape == (234, 177, 3)
     assert taken.overlay is not None
     small = labels[::3, ::3]
-    assert np.array_equal(taken.overlay[small == 0], taken.picture[small == 0])
-    assert (taken.overlay[small == 2] != taken.picture[small == 2]).any()
+    assert (np.ptp(taken.overlay[small == 0], axis=1) == 0).all()
+    red, green, blue = taken.overlay[small == 2].T.astype(int)
+    assert (np.abs(blue - red - (0xD0 - 0x1F) // 2) <= 1).all()
+    assert (np.abs(green - red - (0x6F - 0x1F) // 2) <= 1).all()
     taken.write_pictures(tmp_path)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), taken.picture)
     assert (tmp_path / "a.labels.png").is_file()

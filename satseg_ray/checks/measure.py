@@ -23,7 +23,7 @@ from satseg_ray.checks.bands import BandFacts, Tally, band_names, tally_for
 from satseg_ray.checks.facts import Border, LabelFacts, Refusal, SceneFacts
 from satseg_ray.checks.survey import LabelSurvey
 from satseg_ray.classes import IGNORE, ClassTable
-from satseg_ray.errors import SatsegError
+from satseg_ray.errors import ConfigError, SatsegError
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels import LabelRule
 from satseg_ray.geo.quicklook import Decimation, Picture, overlaid, stretched, write_png
@@ -41,6 +41,7 @@ from satseg_ray.geo.raster import (
 Indexes = npt.NDArray[np.uint8]
 
 PICTURE_SIDE = 256
+BLOCK_BYTES = 64 << 20
 SAMPLE_BLOCKS = 5
 """Blocks of a float scene, on each axis, that give its histograms their range."""
 
@@ -84,7 +85,8 @@ class Subject:
 class Measured:
     """Facts of a scene, and two pictures of it of at most 256 pixels a side.
 
-    The pictures show every n-th pixel (:class:`Decimation`), not an average.
+    The pictures show every n-th pixel (:class:`Decimation`), not an average; under the labels the
+    scene is grey.
     """
 
     facts: SceneFacts
@@ -112,13 +114,14 @@ def measure(
 
     Raises:
         UnreadableRaster: the scene is damaged.
+        ConfigError: the settings do not fit the labels.
     """
     step = Decimation.to_fit(scene.info.height, scene.info.width, PICTURE_SIDE)
     picture = _Picture(scene.info.window, step, picture_bands(scene))
     found = _see(scene, picture, seen)
     labels, classes = _labels(subject, scene.info.window, step, rule)
     image = stretched(picture.pixels, picture.valid)
-    overlay = None if classes is None else overlaid(image, classes, rule.table)
+    overlay = None if classes is None else overlaid(_grey(image), classes, rule.table)
     return Measured(_facts(subject, scene, found, labels), image, overlay)
 
 
@@ -140,7 +143,7 @@ def _see(scene: Scene, picture: _Picture, seen: Callable[[Tile], object]) -> _Se
     edges = [_Edge(value) for value in _suspects(dtype)]
     valid = 0
     with _NotFinite.of(scene) as not_finite:
-        for window in scene.info.window.blocks():
+        for window in scene.info.window.blocks(*_block_shape(len(scene.bands), dtype)):
             tile = scene.read(window)
             digest.update(np.ascontiguousarray(tile.pixels).data)
             valid += int(np.count_nonzero(tile.valid))
@@ -157,6 +160,12 @@ def _see(scene: Scene, picture: _Picture, seen: Callable[[Tile], object]) -> _Se
         for tally, name, count in facts
     )
     return _Seen(valid, digest.hexdigest(), bands, tuple(edge.border() for edge in edges))
+
+
+def _block_shape(bands: int, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return the shape of the blocks that are read: of 64 MiB or 512 x 512 pixels at most."""
+    width = BLOCK_BYTES // (512 * bands * dtype.itemsize) // 512 * 512
+    return 512, min(max(width, 512), 4096)
 
 
 def _tally(tile: Tile, tallies: Iterable[Tally]) -> None:
@@ -292,6 +301,12 @@ def picture_bands(scene: Scene) -> tuple[int, ...]:
     return usual if len(names) >= 5 else (0, 1, 2)
 
 
+def _grey(image: Picture) -> Picture:
+    """Return a picture (rows, columns, 3) without its colours, which are for the classes alone."""
+    luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.repeat(luma.astype(np.uint8)[..., None], 3, axis=2)
+
+
 def _labels(
     subject: Subject, scene: Window, step: Decimation, rule: LabelRule
 ) -> tuple[LabelFacts | None, Indexes | None]:
@@ -305,6 +320,8 @@ def _labels(
         with subject.open_labels() as labels:
             read, classes = _read_labels(labels, scene, step, rule.table)
             return replace(facts, **read), classes
+    except ConfigError:
+        raise  # of the whole data set, not of these labels
     except SatsegError as error:
         problem = Refusal(type(error).__name__, f"{error.subject}: {error.problem}")
         return replace(facts, problem=problem), None

@@ -137,8 +137,8 @@ def _scenes(report: Json, pictures: Mapping[str, str]) -> Iterator[str]:
         first = f"The first {MOST_SCENES} of {len(scenes)}; all are in report.json."
         yield f'<p class="lead">{first}</p>'
     yield (
-        '<p class="lead">Pictures show every n-th pixel, stretched from 2% to 98%. '
-        "Histograms count valid pixels.</p><br>"
+        '<p class="lead">Pictures show every n-th pixel, stretched from 2% to 98%, under the '
+        "labels in grey. Histograms count valid pixels, each band up to its own peak.</p><br>"
     )
     for scene in scenes[:MOST_SCENES]:
         yield '<div class="card scene">'

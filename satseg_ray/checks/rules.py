@@ -96,7 +96,7 @@ def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 def strict(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return the findings with every warning made an error."""
     raised = [
-        replace(f, level="error", action=f"Refused, as strict: otherwise: {f.action}")
+        replace(f, level="error", action=f"Correct it, or leave out --strict; then: {f.action}")
         if f.level == "warning"
         else f
         for f in findings
@@ -338,7 +338,7 @@ def refused_labels(data: Collection) -> Iterator[Finding]:
             "error",
             "labels-refused",
             f"the labels of {_scenes([scene for scene, _ in items])}",
-            f"{code}: {listed([text for _, text in items])}",
+            f"{code}: {listed(list(dict.fromkeys(text for _, text in items)))}",
             "Correct them, or leave them out.",
         )
 
