@@ -32,8 +32,8 @@ from satseg_ray.workspace import Workspace
 
 _CELLS = 16
 """Cells of the patch-sized grid that are read at once to be counted."""
-_READ = 1024
-"""Side in pixels of what a task holds at a time, so that it stays in the processor's cache."""
+_READ = 2048
+"""Side in pixels of what a task holds at a time, so that its memory does not grow with units."""
 
 
 def tile(config: TileConfig) -> Mapping[str, Any]:
@@ -195,7 +195,7 @@ class UnitCutter:
                     path = Path(self.folder) / split / f"{row['key']}.parquet"
                     parts[split] = open_parts.enter_context(new_part(path, schema))
                 parts[split].write(stack)
-                found = SplitStats.of_stack(stack, len(self.dataset.classes))
+                found = SplitStats.of_stack(stack, len(self.dataset.classes), split == SPLITS[0])
                 stats[split] = stats[split].add(found)
         cut = sum(found.patches for found in stats.values())
         return {
