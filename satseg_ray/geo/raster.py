@@ -87,9 +87,14 @@ class Tile:
     pixels: Pixels
     valid: Mask
 
+    @property
+    def whole(self) -> bool:
+        """Whether every pixel is valid."""
+        return bool(self.valid.all() if any(self.valid.strides) else self.valid[:1, :1].all())
+
     def filled(self, fill: Pixels) -> Pixels:
         """Return the pixels with ``fill`` (bands,) wherever a pixel is not valid."""
-        if self.valid.all():
+        if self.whole:
             return self.pixels
         return np.where(self.valid, self.pixels, fill[:, None, None].astype(self.pixels.dtype))
 
@@ -326,22 +331,21 @@ class SceneReader:
             pixels: Pixels = self._dataset.read(self.bands, window=place)
             valid = self._valid(pixels)
             if self._mask.alpha or self._mask.masked:
-                valid &= self._mask.read(self._dataset, place)
+                valid = np.logical_and(valid, self._mask.read(self._dataset, place))
         if pixels.dtype.kind == "f":
             pixels[:, ~valid] = 0
         return pixels, valid
 
     def _valid(self, pixels: Pixels) -> Mask:
-        shape = pixels.shape[1:]
-        valid = np.ones(shape, np.bool_)
+        valid: Mask = np.broadcast_to(np.True_, pixels.shape[1:])  # no array where all is valid
         if pixels.dtype.kind == "f":
-            valid &= np.isfinite(pixels).all(axis=0)
+            valid = np.isfinite(pixels).all(axis=0)
         if self.nodata is not None and not math.isnan(self.nodata):
             together = np.logical_and if pixels.dtype == np.uint8 else np.logical_or
             hit = pixels[0] == self.nodata
             for band in pixels[1:]:
                 together(hit, band == self.nodata, out=hit)
-            valid &= ~hit
+            valid = np.logical_and(valid, ~hit)
         return valid
 
 
