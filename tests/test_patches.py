@@ -150,6 +150,7 @@ def test_a_patch_is_read_from_its_place_in_the_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(batch.mask, np.stack([p.mask for p in patches]))
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize(
     "layout",
     [
@@ -165,13 +166,14 @@ def test_a_patch_is_read_from_its_place_in_the_file(tmp_path, monkeypatch):
         },
     ],
 )
-def test_files_that_another_program_wrote_anew_read_the_same(tmp_path, layout):
-    patches = [make_patch(i) for i in range(5)]
-    (path,) = write_parts(tmp_path, patches, "uint16", [5])
+def test_files_that_another_program_wrote_anew_read_the_same(tmp_path, layout, count):
+    patches = [make_patch(i) for i in range(count)]
+    (path,) = write_parts(tmp_path, patches, "uint16", [count])
     pq.write_table(pq.read_table(path), path, **({"compression": "none"} | layout))
-    batch = SplitReader([path]).read([4, 0, 2])
+    ids = list(range(count))[::-1]
+    batch = SplitReader([path]).read(ids)
     for name in ("image", "mask", "valid"):
-        wanted = np.stack([getattr(patches[i], name) for i in (4, 0, 2)])
+        wanted = np.stack([getattr(patches[i], name) for i in ids])
         np.testing.assert_array_equal(getattr(batch, name), wanted)
 
 

@@ -228,7 +228,7 @@ class UnitCutter:
 def _label_indexes(labels: SceneReader, window: Window) -> Indexes:
     read = labels.read(window)
     indexes: Indexes = read.pixels[0]
-    if read.valid.all():
+    if read.whole:
         return indexes
     return np.where(read.valid, indexes, np.uint8(IGNORE))
 

@@ -97,7 +97,7 @@ def cut_patches(tile: Tile, labels: Indexes, keys: Sequence[PatchKey]) -> PatchS
     side = keys[0].window.height
     image = np.empty((len(keys), len(tile.pixels), side, side), tile.pixels.dtype)
     mask = np.empty((len(keys), side, side), np.uint8)
-    valid = None if tile.valid.all() else np.empty(mask.shape, np.bool_)
+    valid = None if tile.whole else np.empty(mask.shape, np.bool_)
     for position, key in enumerate(keys):
         rows, cols = key.window.relative_to(tile.window).slices()
         image[position] = tile.pixels[:, rows, cols]

@@ -35,8 +35,6 @@ from satseg_ray.products import fresh_file
 FILE_NAME = "patches.json"
 _GROUP_BYTES = 4 << 20
 """Imagery in a row group; a column of it is one page, in which each patch has its place."""
-_PAGE_HEADER = 64
-"""Bytes that the header of a page may have."""
 _POOL = pa.system_memory_pool()
 
 
@@ -201,12 +199,12 @@ class _PartFile:
 
     def arrays(self, row: int) -> list[npt.NDArray[Any]]:
         """Return image, mask and valid of a patch, as they are stored."""
-        places = [self._bytes_at(row, name) for name in TENSORS]
         with self._path.open("rb", buffering=0) as file:
-            return [
-                self._slowly(row, name) if place is None else place.read(file)
-                for name, place in zip(TENSORS, places, strict=True)
-            ]
+            found = [self._stored(row, name).read(file) for name in TENSORS]
+        return [
+            self._slowly(row, name) if array is None else array
+            for name, array in zip(TENSORS, found, strict=True)
+        ]
 
     def table(self, row: int, columns: Sequence[str]) -> pa.Table:
         """Return some columns of one patch, whatever the file's layout."""
@@ -223,42 +221,51 @@ class _PartFile:
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         return group, row - self._starts[group]
 
-    def _bytes_at(self, row: int, name: str) -> _Stored | None:
-        """Return where a patch's array stands, or None where the footer does not tell.
-
-        In a page without compression and nulls the values fill the end of the column's chunk.
-        """
+    def _stored(self, row: int, name: str) -> _Stored:
         group, place = self._group(row)
         number = self._schema.get_field_index(name)
         chunk = self._footer.row_group(group).column(number)
-        shape, dtype = tensor_of(self._schema, name)
-        width = self._schema.field(number).type.byte_width
-        values = chunk.num_values * width
-        if name == "valid":
-            return _Stored(0, shape, dtype) if chunk.total_compressed_size < width else None
-        header = chunk.total_compressed_size - values
-        plain = chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page
-        if not plain or not 0 < header < _PAGE_HEADER:
-            return None
-        return _Stored(chunk.data_page_offset + header + place * width, shape, dtype)
+        return _Stored(chunk, place, *tensor_of(self._schema, name))
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """An array in a file: where it starts, 0 for one that is all ones and not stored."""
+    """The array of one row in a column chunk of a file."""
 
-    start: int
+    chunk: Any
+    row: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def read(self, file: Any) -> npt.NDArray[Any]:
-        if not self.start:
-            return np.ones(self.shape, self.dtype)
-        values = np.empty(self.shape, self.dtype)
-        file.seek(self.start)
+    def read(self, file: Any) -> npt.NDArray[Any] | None:
+        """Return the array, or None where it has no place of its own in the open file.
+
+        It has one in a column of one plain page, without compression and nulls; a column of nulls
+        stands for ones.
+        """
+        values = np.ones(self.shape, self.dtype)
+        page = self.chunk.num_values * values.nbytes
+        header = self.chunk.total_compressed_size - page
+        if self.chunk.total_compressed_size < values.nbytes:
+            return values
+        if self.chunk.compression != "UNCOMPRESSED" or self.chunk.has_dictionary_page:
+            return None
+        start = _plain_page(page)
+        file.seek(self.chunk.data_page_offset)
+        if header < len(start) or file.read(len(start)) != start:
+            return None
+        file.seek(self.chunk.data_page_offset + header + self.row * values.nbytes)
         if file.readinto(values) != values.nbytes:
             raise OSError(f"{file.name} ends within a patch")
         return values
+
+
+def _plain_page(size: int) -> bytes:
+    """Return how the header of a data page of ``size`` bytes begins, in Thrift's compact way."""
+    varint, rest = b"", size << 1
+    while rest > 127:
+        varint, rest = varint + bytes([rest & 127 | 128]), rest >> 7
+    return b"\x15\x00\x15" + varint + bytes([rest])
 
 
 class PatchStore:
