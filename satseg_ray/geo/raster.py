@@ -339,7 +339,7 @@ class SceneReader:
     def _valid(self, pixels: Pixels) -> Mask:
         valid: Mask = np.broadcast_to(np.True_, pixels.shape[1:])  # no array where all is valid
         if pixels.dtype.kind == "f":
-            valid = np.isfinite(pixels).all(axis=0)
+            valid = np.logical_and.reduce(np.isfinite(pixels), axis=0)
         if self.nodata is not None and not math.isnan(self.nodata):
             together = np.logical_and if pixels.dtype == np.uint8 else np.logical_or
             hit = pixels[0] == self.nodata
