@@ -51,7 +51,7 @@ def write_patches(folder: Path, spec: ModelSpec, patches: int) -> SplitReader:
         mean=spec.mean,
         std=spec.std,
         counts={},
-        dropped=0,
+        dropped={},
         lineage={},
     )
     manifest.write(folder)

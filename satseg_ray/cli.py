@@ -24,8 +24,8 @@ def main(
     job: str,
     script: str,
     arguments: list[str] | None = None,
-) -> None:
-    """Run a job and exit: 0, or the exit code of its error.
+) -> Mapping[str, Any]:
+    """Run a job and return its result, or exit with the code of its error.
 
     ``job`` is ``module:function``, imported once the config is known to be good: a wrong flag
     is told in a second, and the libraries see the environment that is set here.
@@ -48,6 +48,7 @@ def main(
     except SatsegError as error:
         _fail(error)
     print(json.dumps(result, default=str), flush=True)
+    return result
 
 
 def _fail(error: SatsegError) -> NoReturn:

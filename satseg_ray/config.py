@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -16,9 +23,11 @@ from pydantic_settings import (
 )
 from yaml import YAMLError, safe_load
 
-from satseg_ray.classes import ClassDef, parse_color
+from satseg_ray.classes import ClassDef, ClassTable, parse_color
 from satseg_ray.errors import ConfigError, MissingFile
+from satseg_ray.geo.labels import BitField, LabelRule
 from satseg_ray.model.training_spec import TrainingSpec
+from satseg_ray.patches.sample import SampleSpec
 from satseg_ray.patches.split import SplitSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -43,24 +52,99 @@ Ignored = Annotated[int | str, BeforeValidator(_value_or_color)]
 """A label value, or a colour, that means "unlabelled"."""
 
 
-class IngestConfig(BaseModel):
+class BitFieldOptions(BaseModel):
+    """A class that some bits of a QA band stand for: ``(pixel >> first) & mask`` in ``values``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str = Field(alias="class", description="Name of the class.")
+    first: int = Field(ge=0, le=31, description="The lowest bit, from 0.")
+    width: int = Field(1, ge=1, le=8, description="Number of bits.")
+    values: list[int] = Field([1], description="Values of these bits that mean the class.")
+
+
+class ShapeOptions(BaseModel):
+    """How shapes of vectors and annotations become classes; later shapes lie over earlier ones."""
+
+    model_config = _FROZEN
+
+    attribute: str | None = Field(None, description="Attribute that names the class.")
+    names: dict[str, str | None] = Field(
+        {}, description="Attribute value -> class, where they differ; null: unlabelled."
+    )
+    every: str | None = Field(None, description="Class of every shape, where no attribute says it.")
+    line_width: float | None = Field(None, gt=0, description="Metres given to lines and points.")
+    layer: str | None = Field(None, description="Layer of a file that has several.")
+    crs: str | None = Field(None, description="CRS of shapes whose file does not say it.")
+    order_by: str | None = Field(None, description="Attribute that orders shapes; null: the file.")
+
+
+class LabelOptions(BaseModel):
+    """How labels become classes; shared by the jobs that read labels."""
+
+    model_config = _FROZEN
+
+    ignore: list[Ignored] = Field([], description="Label values and '#RRGGBB' of no class.")
+    labels_by: Literal["auto", "value", "color", "bits"] = Field(
+        "auto",
+        description="Label rasters by value, colour or bits; auto: by colour where there are some.",
+    )
+    bits: list[BitFieldOptions] = Field([], description="Classes of a QA band; the first wins.")
+    background: str | None = Field(None, description="Class of pixels without a label.")
+    shapes: ShapeOptions = Field(default_factory=ShapeOptions, description="Vectors, annotations.")
+
+    def rule(self, table: ClassTable) -> LabelRule:
+        """Return the rule that these options are for the classes of ``table``."""
+        return LabelRule(
+            table,
+            tuple(self.ignore),
+            self.labels_by,
+            bits=tuple(
+                BitField(field.name, field.first, field.width, tuple(field.values))
+                for field in self.bits
+            ),
+            background=self.background,
+            **self.shapes.model_dump(),
+        )
+
+
+class IngestConfig(LabelOptions):
     """Scenes and labels -> ``data/raw/<dataset>``."""
 
     model_config = _FROZEN
 
     dataset: str = Field(description="Name of the data set.")
-    scenes: list[str] = Field(min_length=1, description="Paths or patterns of the scenes.")
-    labels: list[str] = Field([], description="Paths or patterns of the label rasters.")
-    classes: list[ClassDef] = Field(description="The classes: value, name, color.")
-    ignore: list[Ignored] = Field([], description="Label values and '#RRGGBB' of no class.")
-    labels_by: Literal["auto", "value", "color"] = Field(
-        "auto", description="Labels by value or by colour; auto: by colour where there are some."
+    scenes: list[str] = Field(
+        min_length=1, description="Paths or patterns of scenes and stack descriptions; /vsi paths."
     )
+    labels: list[str] = Field([], description="Paths or patterns of the labels.")
+    classes: list[ClassDef] = Field(description="The classes: value, name, color.")
     bands: list[int] = Field(
         [], description="Bands to read, from 1; empty means all but an alpha band."
     )
     band_names: list[str] = Field([], description="Their names; empty means the file's own.")
     nodata: float | None = Field(None, description="Value of missing pixels; null: the file's tag.")
+    crs: str | None = Field(None, description="CRS of one grid for all scenes; null: their own.")
+    resolution: float | None = Field(
+        None, gt=0, description="Pixel of that grid, in units of its CRS."
+    )
+    resampling: Literal["nearest", "bilinear", "cubic", "average"] = Field(
+        "bilinear", description="How pixels come onto another grid."
+    )
+    georeference: Literal["file", "xyz"] = Field(
+        "file", description="xyz: by the numbers x-y-zoom at the end of a tile's name."
+    )
+    by_reference: bool = Field(False, description="Scenes stay where they are.")
+    on_bad: Literal["fail", "skip"] = Field(
+        "fail", description="Of a scene that cannot be taken: refuse all, or leave it out."
+    )
+    strict: bool = Field(False, description="Warnings are errors.")
+
+    @model_validator(mode="after")
+    def _whole_grid(self) -> Self:
+        if (self.crs is None) != (self.resolution is None):
+            raise ValueError("crs and resolution make one grid together: give both, or none")
+        return self
 
 
 class TileConfig(BaseModel):
@@ -71,7 +155,10 @@ class TileConfig(BaseModel):
     dataset: str = Field(description="Name of the data set.")
     patch_size: int = Field(256, ge=16, le=4096, description="Side of a patch in pixels.")
     stride: int = Field(128, ge=1, description="Pixels between training patches.")
-    split: SplitSpec = Field(default_factory=SplitSpec, description="Shares held out, seed.")
+    split: SplitSpec = Field(default_factory=SplitSpec, description="What is held out.")
+    sample: SampleSpec = Field(
+        default_factory=SampleSpec, description="Which training patches are kept, and rare classes."
+    )
     unit: int = Field(1024, ge=256, description="Side in pixels of what one task reads.")
 
 
@@ -120,7 +207,7 @@ class PredictConfig(BaseModel):
     gpu: bool = Field(False, description="One GPU for each actor.")
 
 
-class EvaluateConfig(BaseModel):
+class EvaluateConfig(LabelOptions):
     """A registered model on a split, or on a scene with labels -> ``evaluations/<output>``."""
 
     model_config = _FROZEN
@@ -130,13 +217,26 @@ class EvaluateConfig(BaseModel):
     dataset: str | None = Field(None, description="The data set whose split is used.")
     split: Literal["train", "val", "test"] = "test"
     scene: str | None = Field(None, description="Instead of a data set: path of a scene.")
-    labels: str | None = Field(None, description="Path of the scene's label raster.")
-    ignore: list[Ignored] = Field([], description="Label values and '#RRGGBB' of no class.")
-    labels_by: Literal["auto", "value", "color"] = "auto"
+    labels: str | None = Field(None, description="Path of the scene's labels.")
     output: str | None = Field(None, description="Name of the result; null: model and data.")
     experiment: str = Field("satseg", description="The MLflow experiment.")
     batch_size: int = Field(4, ge=1, description="Patches in a batch.")
     threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")
+
+
+class DataConfig(BaseModel):
+    """The versions of data sets: ``versions``, ``checkout``, ``diff`` or ``reproduce``."""
+
+    model_config = _FROZEN
+
+    action: Literal["versions", "checkout", "diff", "reproduce"] = Field(
+        "versions", description="What to do; also as the first word, without a flag."
+    )
+    dataset: str | None = Field(None, description="Name of the data set; versions: null for all.")
+    version: str | None = Field(
+        None, description="checkout: the version to restore; diff: the older one."
+    )
+    to: str | None = Field(None, description="diff: the newer version; null: the newest.")
 
 
 Config = TypeVar("Config", bound=BaseModel)

@@ -125,6 +125,41 @@ class InUse(SatsegError):
     http_status = 409
 
 
+class UnreadableLabels(SatsegError):
+    """A file of shapes is damaged, of no known kind, or larger than what is held in memory."""
+
+    exit_code = 22
+    http_status = 422
+
+
+class DatasetVersionNotFound(SatsegError):
+    """The workspace has no version of a data set under that name."""
+
+    exit_code = 23
+    http_status = 404
+
+
+class UnreadableProfile(SatsegError):
+    """A profile is missing, or its file holds none."""
+
+    exit_code = 24
+    http_status = 422
+
+
+class ChecksFailed(SatsegError):
+    """A data set as a whole has an error, or with ``strict`` a warning; the report has them all."""
+
+    exit_code = 25
+    http_status = 422
+
+
+class SourceChanged(SatsegError):
+    """A scene that a data set refers to is no longer what was ingested."""
+
+    exit_code = 26
+    http_status = 409
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 

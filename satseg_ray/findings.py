@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Level = Literal["note", "warning", "error"]
@@ -37,3 +38,24 @@ class Finding:
     def from_dict(cls, body: dict[str, Any]) -> Finding:
         """Return the finding that :meth:`to_dict` gave."""
         return cls(**body)
+
+
+def together(findings: Iterable[Finding]) -> list[Finding]:
+    """Return what many pieces of one thing found: each kind about a subject once, with a count.
+
+    >>> a, b = (Finding("note", "x", "a.gpkg", f"{n} lie beyond", "Left out.") for n in (1, 2))
+    >>> together([a, b])[0].problem
+    '1 lie beyond; and likewise for 1 other scene'
+    """
+    kinds: dict[tuple[str, ...], list[Finding]] = {}
+    for found in findings:
+        kinds.setdefault((found.level, found.code, found.subject, found.action), []).append(found)
+    return [_counted(same) for same in kinds.values()]
+
+
+def _counted(same: list[Finding]) -> Finding:
+    first, rest = same[0], len(same) - 1
+    if not rest:
+        return first
+    scenes = "scene" if rest == 1 else "scenes"
+    return replace(first, problem=f"{first.problem}; and likewise for {rest} other {scenes}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -19,6 +20,8 @@ _NO_PLACE = (
 )
 
 
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TOKEN = 8
 """Letters that tell one writer's folder from another's."""
@@ -34,7 +37,7 @@ def fresh_file(target: Path) -> Iterator[Path]:
         UnwritableProduct: there is no space for it, or no right to write.
     """
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with _placed(target):
+    with placed(target):
         try:
             yield partial
             partial.replace(target)
@@ -56,7 +59,7 @@ def fresh_directory(target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(target))  # a link stays one
     partial = target.with_name(f".{target.name}.{secrets.token_hex(_TOKEN // 2)}.partial")
-    with _placed(target):
+    with placed(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target, exclusive=True):
             _sweep(target)
@@ -69,17 +72,18 @@ def fresh_directory(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(target: Path, exclusive: bool = False, wait: bool = False) -> Iterator[None]:
+def locked(target: Path, exclusive: bool = False, wait: bool = False) -> Iterator[tuple[int, ...]]:
     """Keep ``target`` from changing while the block runs, or with ``exclusive`` from any use.
 
-    The lock ends with the process that holds it, however it ends.
+    The lock ends with the process that holds it, however it ends. The block gets the lock's
+    descriptors, one or none: a child that inherits them (``pass_fds``) keeps the lock as well.
 
     Raises:
         InUse: another job writes it, or with ``exclusive`` reads it, and ``wait`` is not asked for.
     """
     target = Path(os.path.realpath(target))
     if not exclusive and not target.exists():  # nothing to protect
-        yield
+        yield ()
         return
     path = target.with_name(f".{target.name}.lock")
     mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
@@ -94,7 +98,7 @@ def locked(target: Path, exclusive: bool = False, wait: bool = False) -> Iterato
             raise
         lock = None  # where nobody can write there is nothing to wait for
     try:
-        yield
+        yield () if lock is None else (lock,)
     finally:
         if lock is not None:
             if exclusive:  # a reader's lock is shared: others may be about to take it
@@ -120,7 +124,12 @@ def _taken(path: Path, mode: int) -> int:
 
 
 @contextmanager
-def _placed(target: Path) -> Iterator[None]:
+def placed(target: Path) -> Iterator[None]:
+    """Turn what the system says of ``target``'s place in the block into an error with a remedy.
+
+    Raises:
+        UnwritableProduct: there is no space for it, or no right to write.
+    """
     try:
         yield
     except OSError as error:
@@ -143,7 +152,27 @@ def unwritable(target: object, error: OSError) -> UnwritableProduct:
     )
 
 
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step, so that neither is ever missing.
+
+    Returns ``False``, with nothing done, where the system or the file system cannot.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
 def _swap(partial: Path, target: Path) -> None:
+    if partial.exists() and target.exists() and exchange(partial, target):
+        return  # the older one is removed under the name of the partial one
     old = _old(target)
     if target.exists():
         target.replace(old)

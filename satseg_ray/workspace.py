@@ -65,6 +65,10 @@ class Workspace:
         """The patches of a data set."""
         return self.root / "data" / "patches" / checked_name(dataset, "dataset")
 
+    def report(self, dataset: str) -> Path:
+        """What was found in a data set that was refused."""
+        return self.root / "reports" / checked_name(dataset, "dataset")
+
     def run(self, run_id: str) -> Path:
         """The model and the checkpoints of a training run."""
         return self.root / "runs" / checked_name(run_id, "run_id")

@@ -35,6 +35,8 @@ from satseg_ray.lineage import file_digest
 from satseg_ray.patches.dataset import DatasetManifest
 from tests.factories import names, random_pixels, write_raster
 
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES: list[dict[str, Any]] = [
     {"value": 7, "name": "land", "color": "#C8B27D"},

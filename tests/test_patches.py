@@ -288,7 +288,7 @@ def make_manifest() -> PatchManifest:
         mean=(0.1, 1 / 3),
         std=(1.0, 2e-7),
         counts={"train": {"patches": 1}},
-        dropped=2,
+        dropped={},
         lineage={"code_revision": "abc"},
     )
 

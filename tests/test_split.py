@@ -13,7 +13,14 @@ from pydantic import ValidationError
 
 from satseg_ray.data.tile import bounding_box, plan_units
 from satseg_ray.geo.grid import Lattice, Window
-from satseg_ray.patches.split import PatchKey, PatchPlan, SceneSize, SplitSpec, plan_patches
+from satseg_ray.patches.plan import PatchPlan
+from satseg_ray.patches.plan import plan_patches as planned
+from satseg_ray.patches.split import PatchKey, SceneSize, SplitSpec
+
+
+def plan_patches(scenes: list[SceneSize], plan: PatchPlan) -> list[PatchKey]:
+    return planned(scenes, plan).keys
+
 
 splits = st.builds(
     SplitSpec, val=st.floats(0, 0.4), test=st.floats(0, 0.4), seed=st.integers(0, 1000)

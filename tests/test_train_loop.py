@@ -58,7 +58,7 @@ def write_patches(directory: Path, **patches: int) -> Path:
         patch_size=SIDE,
         stride=SIDE,
         counts={split: {"patches": n, "pixels": pixels} for split, n in patches.items()},
-        dropped=0,
+        dropped={},
         lineage={},
         **BANDS,
     )

@@ -1,205 +1,212 @@
-"""Ingest: scenes and labels, each opened and checked, into the workspace with a manifest."""
+"""Ingest: scenes and labels of any kind, each checked, into the workspace as a version."""
 
 from __future__ import annotations
 
-import glob
-import os
 import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from satseg_ray.classes import IGNORE, ClassTable
+from satseg_ray.checks.classfiles import find_class_files
+from satseg_ray.checks.facts import SceneFacts
+from satseg_ray.checks.report import OVERVIEW, PICTURES, Report
+from satseg_ray.checks.rules import Collection, apply_rules, strict
+from satseg_ray.checks.words import counted
+from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
-from satseg_ray.errors import (
-    BandMismatch,
-    ConfigError,
-    LabelsDoNotMatch,
-    MissingFile,
-)
-from satseg_ray.geo.cog import write_label_raster
-from satseg_ray.geo.labels import LabelReader, LabelRule, check_same_grid
-from satseg_ray.geo.raster import (
-    RasterInfo,
-    check_whole,
-    inspect_raster,
-    misplaced_bands,
-    raster_files,
-)
-from satseg_ray.lineage import file_digest, value_digest
-from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
+from satseg_ray.data.inputs import find_inputs
+from satseg_ray.data.kind import Bands, Taken, bands_of
+from satseg_ray.data.rows import Pool, Reporter, error_of, first_of, gathered, run_tasks
+from satseg_ray.data.taking import IMAGES, LABELS, PROFILES, SceneInput, SceneTaker
+from satseg_ray.drift.profile import PROFILE, BandProfile
+from satseg_ray.errors import ChecksFailed, SatsegError
+from satseg_ray.findings import Finding, together
+from satseg_ray.geo.labels import LabelRule
+from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.products import fresh_directory
 from satseg_ray.progress import Progress, say
-from satseg_ray.workspace import Workspace, absolute
+from satseg_ray.runtime import cluster_cpus, ray_session
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.workspace import Workspace
 
 
 def ingest(config: IngestConfig) -> Mapping[str, Any]:
-    """Make ``data/raw/<dataset>`` of scenes and labels; all of it or nothing.
+    """Make ``data/raw/<dataset>`` of scenes and labels, as a new version; all of it or nothing.
 
-    Scenes are copied byte for byte, with the masks and world files beside them. Labels become
-    rasters of class indexes on the scene's grid, 255 where unlabelled, so that whatever reads
-    them later knows one kind alone.
+    Scenes are copied byte for byte, with the masks and world files beside them, or stay where
+    they are. Labels become rasters of class indexes on the scene's grid, 255 where unlabelled, so
+    that whatever reads them later knows one kind alone. What the checks find is printed and
+    written as a report: beside the data, or to ``reports/<dataset>`` where it is refused.
     """
     workspace = Workspace.resolve()
-    rule = LabelRule(ClassTable(tuple(config.classes)), tuple(config.ignore), config.labels_by)
-    scenes = _expanded(config.scenes, "scenes")
-    labels = _paired(scenes, _expanded(config.labels, "labels"))
     target = workspace.raw(config.dataset)
-    progress = Progress("ingest", len(scenes), "scenes")
+    rule = config.rule(ClassTable(tuple(config.classes)))
+    inputs, paired = find_inputs(config)
+    store = DataStore.open(workspace)
+    with store.replacing_raw(config.dataset) as draft, ray_session("ingest"):
+        outcomes = _take(_taker(config, rule, draft.folder), inputs, config.band_names)
+        report = _judged(config, rule, outcomes, paired)
+        for line in report.lines():
+            say(line)
+        if error := _error(config, outcomes, report):
+            _keep_report(workspace.report(config.dataset), report, draft.folder)
+            raise error
+        _say_alpha(config, outcomes)
+        manifest = _manifest(config, rule.table, outcomes)
+        _finish(draft.folder, manifest, report)
+        draft.version, draft.figures = manifest.version, {"scenes": len(manifest.scenes)}
+    say(f"data set {manifest.version} in {target}, pictures of it in {target / OVERVIEW}")
+    return _result(target, manifest, report) | draft.result()
+
+
+def _taker(config: IngestConfig, rule: LabelRule, folder: Path) -> SceneTaker:
+    for part in (IMAGES, LABELS, PICTURES, PROFILES):
+        (folder / part).mkdir()
+    notes = Reporter(str(folder / "notes"))
+    bands = tuple(config.bands)
+    return SceneTaker(str(folder), rule, bands, config.nodata, config.by_reference, notes)
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """What became of the scenes: those taken, the errors of the others by name, and the facts."""
+
+    taken: tuple[Taken, ...]
+    refused: Mapping[str, SatsegError]
+    facts: tuple[SceneFacts, ...]
+    findings: tuple[Finding, ...]
+    bands: Bands | None
+
+    def without(self, odd: Mapping[str, SatsegError]) -> _Outcomes:
+        """Return the outcomes with more scenes refused."""
+        taken = tuple(scene for scene in self.taken if scene.record.name not in odd)
+        return replace(self, taken=taken, refused={**self.refused, **odd})
+
+
+def _take(taker: SceneTaker, inputs: Sequence[SceneInput], names: Sequence[str]) -> _Outcomes:
+    """Take all scenes on the connected cluster; those of another kind than most are refused."""
+    progress = Progress("ingest", len(inputs), "scenes")
+    outcomes = gathered(
+        run_tasks([scene.row() for scene in inputs], taker.take_scene, Pool(cluster_cpus())),
+        lambda outcome: progress.advance(1, outcome["key"]),
+    )
+    shutil.rmtree(Path(taker.folder) / "notes", ignore_errors=True)
+    seen = [outcome for outcome in outcomes if outcome["status"] == "ok"]
+    refused = {o["key"]: error_of(o) for o in outcomes if o["status"] != "ok"}
+    refused |= {o["key"]: error_of(o["refused"]) for o in seen if o["refused"]}
+    taken = tuple(Taken.of(outcome) for outcome in seen if not outcome["refused"])
+    bands, odd = bands_of(taken, taker.bands, names) if taken else (None, {})
+    return _Outcomes(
+        taken,
+        refused,
+        tuple(SceneFacts.from_dict(outcome["facts"]) for outcome in seen),
+        tuple(Finding.from_dict(body) for outcome in seen for body in outcome["findings"]),
+        bands,
+    ).without(odd)
+
+
+def _judged(
+    config: IngestConfig, rule: LabelRule, outcomes: _Outcomes, paired: Sequence[Finding]
+) -> Report:
+    """Return the report of all scenes; those left out on purpose are judged no more."""
+    facts = outcomes.facts
+    if config.on_bad == "skip":
+        kept = {scene.record.name for scene in outcomes.taken}
+        facts = tuple(scene for scene in facts if scene.name in kept)
+    labels = [scene.labels.path for scene in facts if scene.labels]
+    data = Collection(facts, rule, find_class_files(labels), on_one_grid=config.crs is not None)
+    findings = apply_rules(data, [*paired, *together(outcomes.findings), *_refusals(outcomes)])
+    refused = Counter(type(error).__name__ for error in outcomes.refused.values())
+    return Report.of(config.dataset, data, strict(findings) if config.strict else findings, refused)
+
+
+def _refusals(outcomes: _Outcomes) -> Iterator[Finding]:
+    """Yield what refused scenes met, each kind of error once."""
+    kinds: dict[str, list[SatsegError]] = {}
+    for error in outcomes.refused.values():
+        kinds.setdefault(type(error).__name__, []).append(error)
+    for kind, same in sorted(kinds.items()):
+        rest = f"; and {len(same) - 1} more" if len(same) > 1 else ""
+        said = f"{kind}: {same[0].subject}: {same[0].problem}{rest}"
+        yield Finding("note", "refused", counted(len(same), "scene"), said, "Not taken.")
+
+
+def _error(config: IngestConfig, outcomes: _Outcomes, report: Report) -> SatsegError | None:
+    """Return why the data set is refused: the first scene's error, else that of the checks."""
+    refused = [outcomes.refused[name] for name in sorted(outcomes.refused)]
+    if refused and (config.on_bad == "fail" or not outcomes.taken):
+        return first_of(refused, len(outcomes.taken) + len(refused), "scenes")
+    for finding in report.findings:
+        if finding.level == "error":
+            return ChecksFailed(finding.subject, finding.problem, finding.action)
+    return None
+
+
+def _keep_report(target: Path, report: Report, draft: Path) -> None:
+    """Write the report of a data set that is refused, with the pictures made so far."""
     with fresh_directory(target) as folder:
-        (folder / "images").mkdir()
-        (folder / "labels").mkdir()
-        task = _Ingestion(folder, rule, config)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            records = []
-            for record, info in pool.map(task.take, scenes, labels):
-                records.append((record, info))
-                progress.advance(1, record.name)
-        manifest = _manifest(config, rule.table, records)
-        manifest.write(folder)
-    say(f"data set {manifest.version} in {target}")
+        (draft / PICTURES).rename(folder / PICTURES)
+        report.write(folder)
+    say(f"the report of what was found is {target / OVERVIEW}")
+
+
+def _finish(folder: Path, manifest: DatasetManifest, report: Report) -> None:
+    """Write what is known of all scenes together, and remove what refused ones left."""
+    names = {scene.name for scene in manifest.scenes}
+    parts = (BandProfile.read(folder / PROFILES / f"{s.name}.bin") for s in manifest.scenes)
+    numbered = {
+        f"band_{i}": name for i, name in zip(manifest.band_indexes, manifest.bands, strict=True)
+    }
+    BandProfile.merged(parts).renamed(numbered).write(folder / PROFILE)
+    shutil.rmtree(folder / PROFILES)
+    for picture in (folder / PICTURES).iterdir():
+        if picture.name.removesuffix(".png").removesuffix(".labels") not in names:
+            picture.unlink()
+    kept = {path for scene in manifest.scenes for path in (*scene.checksums, scene.labels)}
+    for part in (IMAGES, LABELS):
+        for path in (folder / part).rglob("*"):
+            if path.is_file() and str(path.relative_to(folder)) not in kept:
+                path.unlink()
+    manifest.write(folder)
+    report.write(folder)
+
+
+def _manifest(config: IngestConfig, table: ClassTable, outcomes: _Outcomes) -> DatasetManifest:
+    bands = outcomes.bands
+    assert bands is not None  # a scene was taken
+    return DatasetManifest(
+        name=config.dataset,
+        classes=table,
+        bands=bands.names,
+        band_indexes=bands.indexes,
+        dtype=bands.dtype,
+        nodata=config.nodata,
+        scenes=tuple(scene.record for scene in outcomes.taken),
+    )
+
+
+def _say_alpha(config: IngestConfig, outcomes: _Outcomes) -> None:
+    first = outcomes.taken[0]
+    if not config.bands and first.info.alpha:
+        say(
+            f"{first.given}: band {first.info.alpha} is marked as alpha: it hides pixels and is "
+            "not read. If it is imagery, such as near infrared, name it in bands."
+        )
+
+
+def _result(target: Path, manifest: DatasetManifest, report: Report) -> dict[str, Any]:
+    levels = Counter(finding.level for finding in report.findings)
     return {
         "dataset": manifest.name,
         "version": manifest.version,
         "directory": str(target),
         "scenes": len(manifest.scenes),
         "labelled": sum(scene.labels is not None for scene in manifest.scenes),
+        "outcomes": report.outcomes(),
+        "findings": dict(sorted(levels.items())),
+        "report": str(target / OVERVIEW),
         "bands": list(manifest.bands),
         "megapixels": round(sum(s.height * s.width for s in manifest.scenes) / 1e6, 3),
     }
-
-
-@dataclass(frozen=True)
-class _Ingestion:
-    """Takes one scene with its labels into ``folder``."""
-
-    folder: Path
-    rule: LabelRule
-    config: IngestConfig
-
-    def take(self, scene: Path, labels: Path | None) -> tuple[SceneRecord, RasterInfo]:
-        info = inspect_raster(scene)
-        check_whole(scene)
-        files = [_copied(file, self.folder / "images") for file in _own_files(scene)]
-        indexes = self._take_labels(labels, info) if labels else None
-        record = SceneRecord(
-            name=scene.stem,
-            image=f"images/{scene.name}",
-            labels=f"labels/{indexes.name}" if indexes else None,
-            image_sha256=_digest(files),
-            labels_sha256=file_digest(indexes) if indexes else None,
-            source=str(scene),
-            labels_source=str(labels) if labels else None,
-            height=info.height,
-            width=info.width,
-            crs=info.crs_name,
-        )
-        return record, info
-
-    def _take_labels(self, labels: Path, scene: RasterInfo) -> Path:
-        check_same_grid(inspect_raster(labels), scene)
-        target = self.folder / "labels" / f"{Path(scene.path).stem}.tif"
-        with LabelReader(str(labels), self.rule) as reader:
-            write_label_raster(target, scene, reader.blocks(), self.rule.table, IGNORE)
-        return target
-
-
-def _own_files(scene: Path) -> tuple[Path, ...]:
-    """Return the scene and its companions (a mask, a world file): in its folder, of its name."""
-    return tuple(
-        file
-        for file in raster_files(scene)
-        if file.parent == scene.parent and file.name.startswith(f"{scene.stem}.")
-    )
-
-
-def _copied(file: Path, folder: Path) -> Path:
-    return Path(shutil.copyfile(file, folder / file.name))
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of a scene's only file, or of the checksums of its files by name."""
-    digests = {file.name: file_digest(file) for file in files}
-    return value_digest(digests) if len(digests) > 1 else digests[files[0].name]
-
-
-def _expanded(patterns: Sequence[str], field: str) -> list[Path]:
-    """Return the files of paths and patterns, in order, each once."""
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        path = str(absolute(pattern, field))
-        matches = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
-        if not matches:
-            raise MissingFile(path, "names no file", f"Check {field}.")
-        found |= dict.fromkeys(Path(match) for match in matches)
-    return list(found)
-
-
-def _paired(scenes: Sequence[Path], labels: Sequence[Path]) -> list[Path | None]:
-    """Return the labels of each scene: the file of the same stem, or the only one there is."""
-    stems = [scene.stem for scene in scenes]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise ConfigError(
-            "scenes", f"two files are named {twice[0]!r}", "Scenes are known by their stem: rename."
-        )
-    if len(scenes) == len(labels) == 1:
-        return list(labels)
-    by_stem = {label.stem: label for label in labels}
-    strangers = sorted(set(by_stem) - set(stems))
-    if strangers or len(by_stem) < len(labels):
-        name = by_stem[strangers[0]] if strangers else labels[0]
-        raise LabelsDoNotMatch(
-            name, "belongs to no scene", "Name each label raster like its scene (the stem)."
-        )
-    return [by_stem.get(stem) for stem in stems]
-
-
-def _manifest(
-    config: IngestConfig,
-    table: ClassTable,
-    taken: Sequence[tuple[SceneRecord, RasterInfo]],
-) -> DatasetManifest:
-    first = taken[0][1]
-    for record, info in taken:
-        if (info.count, info.dtype) != (first.count, first.dtype):
-            raise BandMismatch(
-                record.source,
-                f"has {info.count} bands of {info.dtype}, "
-                f"{first.path} has {first.count} of {first.dtype}",
-                "Give scenes of one kind.",
-            )
-    indexes = tuple(config.bands) or first.color_bands
-    if min(indexes) < 1 or max(indexes) > first.count:
-        raise BandMismatch(
-            first.path, f"has {first.count} bands, bands is {list(indexes)}", "Correct bands."
-        )
-    named = tuple(first.descriptions[i - 1] or f"band_{i}" for i in indexes)
-    if config.band_names and len(config.band_names) != len(indexes):
-        raise ConfigError(
-            "band_names", f"names {len(config.band_names)} of {len(indexes)} bands", "Name each."
-        )
-    bands = tuple(config.band_names) or named
-    for record, info in taken:
-        if strangers := misplaced_bands(info, bands, indexes):
-            raise BandMismatch(
-                record.source,
-                f"has {strangers}, not in the order {', '.join(bands)}",
-                "Give scenes of one order, and bands or band_names that agree with theirs.",
-            )
-    if not config.bands and first.alpha:
-        say(
-            f"{first.path}: band {first.alpha} is marked as alpha: it hides pixels and is not "
-            "read. If it is imagery, such as near infrared, name it in bands."
-        )
-    return DatasetManifest(
-        name=config.dataset,
-        classes=table,
-        bands=bands,
-        band_indexes=indexes,
-        dtype=first.dtype,
-        nodata=config.nodata,
-        scenes=tuple(sorted((record for record, _ in taken), key=lambda r: r.name)),
-    )

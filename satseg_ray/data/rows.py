@@ -127,6 +127,17 @@ def _outcomes(dataset: ray.data.Dataset) -> Iterator[Work]:
         yield outcome
 
 
+def gathered(
+    outcomes: Iterator[Work], seen: Callable[[Work], object] = lambda outcome: None
+) -> list[Work]:
+    """Return all outcomes, failed ones too, by key; ``seen`` sees each one as it comes."""
+    taken: list[Work] = []
+    for outcome in outcomes:
+        taken.append(outcome)
+        seen(outcome)
+    return sorted(taken, key=lambda outcome: str(outcome["key"]))
+
+
 def collected(
     outcomes: Iterator[Work], what: str, seen: Callable[[Work], object] = lambda outcome: None
 ) -> list[Work]:
@@ -135,22 +146,24 @@ def collected(
     Raises:
         SatsegError: the first failure by key, of the class that it met, counting the others.
     """
-    taken: list[Work] = []
-    for outcome in outcomes:
-        taken.append(outcome)
-        seen(outcome)
-    taken.sort(key=lambda outcome: str(outcome["key"]))
-    _raise_first_failure(taken, what)
+    taken = gathered(outcomes, seen)
+    failed = [outcome for outcome in taken if outcome["status"] != "ok"]
+    if failed:
+        raise first_of([error_of(outcome) for outcome in failed], len(taken), what)
     return taken
 
 
-def _raise_first_failure(outcomes: Sequence[Work], what: str) -> None:
-    failed = [outcome for outcome in outcomes if outcome["status"] != "ok"]
-    if not failed:
-        return
-    first = failed[0]
-    kind = getattr(errors, first["error"], TilesFailed)
-    problem = first["problem"]
-    if len(outcomes) > 1:
-        problem += f" ({len(failed)} of {len(outcomes)} {what} failed)"
-    raise kind(first["subject"], problem, first["remedy"])
+def error_of(body: Work) -> SatsegError:
+    """Return the error that a failed outcome carries, of the class that it met."""
+    kind = getattr(errors, body["error"], TilesFailed)
+    error: SatsegError = kind(body["subject"], body["problem"], body["remedy"])
+    return error
+
+
+def first_of(failures: Sequence[SatsegError], total: int, what: str) -> SatsegError:
+    """Return the first failure, with the count of all where there was more than one piece."""
+    first = failures[0]
+    if total == 1:
+        return first
+    problem = f"{first.problem} ({len(failures)} of {total} {what} failed)"
+    return type(first)(first.subject, problem, first.remedy)

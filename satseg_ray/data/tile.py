@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -15,124 +17,167 @@ import numpy as np
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.config import TileConfig
+from satseg_ray.data.referenced import check_references
 from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_tasks
 from satseg_ray.errors import EmptySplit
-from satseg_ray.geo.grid import Lattice, Window
+from satseg_ray.findings import Finding
+from satseg_ray.geo.grid import Window
 from satseg_ray.geo.raster import SceneReader
 from satseg_ray.lineage import code_revision, value_digest
+from satseg_ray.patches.count import (
+    Band,
+    BandCounts,
+    Counting,
+    bands,
+    count_band,
+    uncounted,
+    whole_scene,
+)
 from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
+from satseg_ray.patches.plan import PatchPlan, missing_classes, plan_patches
+from satseg_ray.patches.sample import REASONS, Sampling
 from satseg_ray.patches.schema import Indexes, PatchStack, cut_patches, patch_schema
-from satseg_ray.patches.split import SPLITS, PatchKey, PatchPlan, SceneSize, plan_patches
+from satseg_ray.patches.split import SPLITS, PatchKey, SceneSize
 from satseg_ray.patches.stats import SplitStats
 from satseg_ray.patches.store import PartWriter, PatchManifest, new_part
-from satseg_ray.products import fresh_directory, locked
 from satseg_ray.progress import Progress, say
 from satseg_ray.runtime import cluster_cpus, ray_session
+from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.workspace import Workspace
 
-_CELLS = 16
-"""Cells of the patch-sized grid that are read at once to be counted."""
 _READ = 2048
 """Side in pixels of what a task holds at a time, so that its memory does not grow with units."""
+_ALL_VALID = np.ones((1, 1), np.bool_)
 
 
 def tile(config: TileConfig) -> Mapping[str, Any]:
     """Make ``data/patches/<dataset>`` of a data set; all of it or nothing."""
     workspace = Workspace.resolve()
-    raw, target = workspace.raw(config.dataset), workspace.patches(config.dataset)
-    plan = PatchPlan(config.patch_size, config.stride, config.split)
-    with locked(raw), _labelled(raw, target) as (dataset, folder), ray_session("tile"):
-        reporter = Reporter(str(folder / "notes"))
-        keys = plan_patches(
-            _counted(CellCounter(dataset, str(raw), plan.patch_size, reporter)), plan
-        )
-        units = plan_units(keys, config.unit)
-        progress = Progress("tile", sum(len(unit) for unit in units), "patches")
-        cutter = UnitCutter(dataset, str(raw), str(folder), reporter)
-        rows = [cutter.row(unit) for unit in units]
-        start = monotonic()
-        outcomes = collected(
-            run_tasks(rows, cutter.tile_unit, Pool(cluster_cpus())),
-            "units",
-            lambda outcome: progress.advance(outcome.get("planned", 0)),
-        )
-        seconds = monotonic() - start
-        (folder / "notes").rmdir()
-        manifest = _manifest(dataset, plan, keys, outcomes)
-        manifest.write(folder)
+    plan = PatchPlan(config.patch_size, config.stride, config.split, config.sample)
+    store = DataStore.open(workspace)
+    with store.reading_raw(config.dataset) as raw:
+        dataset = _labelled(raw, plan)
+        with (
+            store.replacing_patches(config.dataset, config.model_dump(mode="json")) as draft,
+            ray_session("tile"),
+        ):
+            tiled = _tiled(dataset, raw, draft.folder, plan, config.unit)
+            manifest = tiled.manifest
+            manifest.write(draft.folder)
+            draft.version = manifest.lineage["patches_version"]
+            draft.figures = {f"{s}_patches": c["patches"] for s, c in manifest.counts.items()}
+    for finding in tiled.findings:
+        say(str(finding))
+    target = workspace.patches(config.dataset)
     say(f"patches of {manifest.version} in {target}")
     return {
         "dataset": manifest.dataset,
         "version": manifest.version,
+        "patches_version": draft.version,
         "directory": str(target),
         "patch_size": manifest.patch_size,
         "counts": manifest.counts,
         "dropped": manifest.dropped,
-        "work_seconds": round(seconds, 2),
-    }
+        "findings": [finding.to_dict() for finding in tiled.findings],
+        "work_seconds": round(tiled.seconds, 2),
+    } | draft.result()
 
 
-@contextmanager
-def _labelled(raw: Path, target: Path) -> Iterator[tuple[DatasetManifest, Path]]:
-    """Give a data set that has labels, and the folder that becomes its patches.
+@dataclass(frozen=True)
+class _Tiled:
+    """What tiling made: the manifest of the patches, what was found, and the seconds it took."""
+
+    manifest: PatchManifest
+    findings: Sequence[Finding]
+    seconds: float
+
+
+def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, unit: int) -> _Tiled:
+    """Plan, cut and write all patches on the connected cluster."""
+    start = monotonic()
+    reporter = Reporter(str(folder / "notes"))
+    check_references(dataset, reporter)
+    sampling = plan.sample.resolved(dataset.classes, plan.split.seed)
+    counting = Counting(plan.patch_size, len(dataset.classes), sampling)
+    counter = CellCounter(dataset, str(raw), counting, plan.counts_classes, reporter)
+    planned = plan_patches(_counted(counter), plan, dataset.classes.names)
+    units = plan_units(planned.keys, unit)
+    progress = Progress("tile", len(planned.keys), "patches")
+    cutter = UnitCutter(dataset, str(raw), str(folder), reporter, sampling)
+    outcomes = collected(
+        run_tasks([cutter.row(unit) for unit in units], cutter.tile_unit, Pool(cluster_cpus())),
+        "units",
+        lambda outcome: progress.advance(outcome.get("planned", 0)),
+    )
+    shutil.rmtree(folder / "notes", ignore_errors=True)
+    manifest = _manifest(dataset, plan, planned.keys, outcomes)
+    return _Tiled(manifest, _findings(planned.findings, manifest), monotonic() - start)
+
+
+def _labelled(raw: Path, plan: PatchPlan) -> DatasetManifest:
+    """Return a data set that has labels, and everything that the plan names.
 
     Raises:
+        ConfigError: the plan names a scene or a class that it has not.
         DatasetNotFound: there is none.
         EmptySplit: none of its scenes has labels.
     """
     dataset = DatasetManifest.read(raw)
     if not any(scene.labels for scene in dataset.scenes):
         raise EmptySplit(dataset.name, "has no labelled scene", "Ingest it with labels.")
-    with fresh_directory(target) as folder:
-        yield dataset, folder
+    plan.split.check_given(scene.name for scene in dataset.scenes if scene.labels)
+    plan.sample.resolved(dataset.classes, plan.split.seed)
+    return dataset
 
 
 @dataclass(frozen=True)
 class CellCounter:
-    """Counts in a worker the classes in each cell of a scene, which the split weighs."""
+    """Counts in a worker the classes in each cell of a band of a scene, which the split weighs."""
 
     dataset: DatasetManifest
     raw: str
-    patch: int
+    counting: Counting
+    wanted: bool
     reporter: Reporter
 
+    @property
+    def scenes(self) -> list[SceneRecord]:
+        """The scenes that have labels."""
+        return [scene for scene in self.dataset.scenes if scene.labels]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each band of each scene."""
+        return [
+            {"key": f"{band.scene}-{band.first:07d}", **asdict(band)}
+            for scene in self.scenes
+            for band in bands(scene.name, scene.height, scene.width, self.counting.patch)
+        ]
+
     def count_classes(self, row: Work) -> dict[str, str]:
-        """Count one scene; its outcome has the counts of each cell."""
+        """Count one band; its outcome has the counts of each cell."""
         return self.reporter.run(self._count, row)
 
     def _count(self, row: Work) -> Work:
-        scene = next(s for s in self.dataset.scenes if s.name == row["key"])
-        size = scene_size(Path(self.raw), scene, self.patch, len(self.dataset.classes))
-        return {"classes": np.asarray(size.classes).tolist()}
+        band = Band(row["scene"], row["first"], row["stop"])
+        labels = next(s.labels for s in self.scenes if s.name == band.scene)
+        count = count_band if self.wanted else uncounted
+        return {"counts": count(Path(self.raw) / str(labels), band, self.counting).to_dict()}
 
 
 def _counted(counter: CellCounter) -> list[SceneSize]:
     """Return the labelled scenes with the classes in their cells, counted by the workers."""
-    scenes = [scene for scene in counter.dataset.scenes if scene.labels]
-    progress = Progress("count classes", len(scenes), "scenes")
-    rows = [{"key": scene.name} for scene in scenes]
+    rows = counter.rows()
+    progress = Progress("count classes", len(rows), "bands")
     outcomes = collected(
         run_tasks(rows, counter.count_classes, Pool(cluster_cpus())),
-        "scenes",
+        "bands",
         lambda outcome: progress.advance(1),
     )
-    counts = {o["key"]: np.array(o["classes"], np.int64) for o in outcomes}
-    return [SceneSize(s.name, s.height, s.width, counts[s.name]) for s in scenes]
-
-
-def scene_size(raw: Path, scene: SceneRecord, patch: int, classes: int) -> SceneSize:
-    """Return a scene's size with the classes in each cell of the patch-sized grid."""
-    cells = Lattice.of(scene.height, scene.width, patch, patch)
-    counts = np.zeros((cells.rows.count, cells.cols.count, classes + 1), np.int64)
-    with SceneReader(raw / str(scene.labels)) as labels:
-        whole = Window(0, 0, cells.rows.count * patch, cells.cols.count * patch)
-        for block in whole.blocks(patch, _CELLS * patch):
-            indexes = np.minimum(_label_indexes(labels, block), classes)
-            for part in block.blocks(patch, patch):
-                cell = indexes[part.relative_to(block).slices()]
-                place = part.row // patch, part.col // patch
-                counts[place] = np.bincount(cell.reshape(-1), minlength=classes + 1)
-    return SceneSize(scene.name, scene.height, scene.width, counts)
+    parts: dict[str, list[BandCounts]] = {scene.name: [] for scene in counter.scenes}
+    for outcome in outcomes:
+        part = BandCounts.from_dict(outcome["counts"])
+        parts[part.band.scene].append(part)
+    return [whole_scene(parts[s.name], s.height, s.width) for s in counter.scenes]
 
 
 def plan_units(keys: Sequence[PatchKey], side: int) -> list[list[PatchKey]]:
@@ -163,6 +208,7 @@ class UnitCutter:
     raw: str
     folder: str
     reporter: Reporter
+    sampling: Sampling
 
     def row(self, unit: Sequence[PatchKey]) -> dict[str, Any]:
         """Return the row that carries a unit to a worker."""
@@ -185,11 +231,14 @@ class UnitCutter:
         keys = [PatchKey(s, scene.name, Window(r, c, h, h)) for s, r, c, h in patches]
         side, bands = keys[0].window.height, len(self.dataset.bands)
         schema = patch_schema(side, bands, self.dataset.dtype)
-        zero = SplitStats.zero(len(self.dataset.classes), bands)
-        stats = dict.fromkeys(SPLITS, zero)
+        stats = dict.fromkeys(SPLITS, SplitStats.zero(len(self.dataset.classes), bands))
+        dropped: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         parts: dict[str, PartWriter] = {}
         with ExitStack() as open_parts:
-            for stack in self._labelled_patches(scene, keys):
+            for cut in self._patches(scene, keys):
+                stack = self._sampled(cut, dropped)
+                if not len(stack):
+                    continue
                 split = stack.keys[0].split
                 if split not in parts:
                     path = Path(self.folder) / split / f"{row['key']}.parquet"
@@ -197,32 +246,38 @@ class UnitCutter:
                 parts[split].write(stack)
                 found = SplitStats.of_stack(stack, len(self.dataset.classes), split == SPLITS[0])
                 stats[split] = stats[split].add(found)
-        cut = sum(found.patches for found in stats.values())
         return {
             "stats": {split: asdict(found) for split, found in stats.items()},
             "planned": len(keys),
-            "dropped": len(keys) - cut,
+            "dropped": dict(dropped),
         }
 
-    def _labelled_patches(
-        self, scene: SceneRecord, keys: Sequence[PatchKey]
-    ) -> Iterator[PatchStack]:
-        """Yield the patches that have labels, those of one split and a small part of the unit."""
+    def _sampled(self, stack: PatchStack, dropped: Counter[str]) -> PatchStack:
+        """Return the patches that are kept, and count the others by the reason."""
+        kept: list[int] = []
+        for position, key in enumerate(stack.keys):
+            valid = _ALL_VALID if stack.valid is None else stack.valid[position]
+            if reason := self.sampling.why_dropped(key, stack.mask[position], valid):
+                dropped[reason] += 1
+            else:
+                kept.append(position)
+        return stack.take(kept)
+
+    def _patches(self, scene: SceneRecord, keys: Sequence[PatchKey]) -> Iterator[PatchStack]:
+        """Yield the patches of one split and a small part of the unit."""
         raw = Path(self.raw)
         with (
-            SceneReader(raw / scene.image, self.dataset.band_indexes, self.dataset.nodata) as image,
+            SceneReader(
+                scene.source.within(raw), self.dataset.band_indexes, self.dataset.nodata
+            ) as image,
             SceneReader(raw / str(scene.labels)) as labels,
         ):
             for part in plan_units(keys, _READ):
                 window = bounding_box([key.window for key in part])
                 pixels, classes = image.read(window), _label_indexes(labels, window)
                 for split in SPLITS:
-                    chosen = [key for key in part if key.split == split]
-                    if chosen:
-                        stack = cut_patches(pixels, classes, chosen)
-                        stack = stack.take(np.flatnonzero(stack.labelled).tolist())
-                        if len(stack):
-                            yield stack
+                    if chosen := [key for key in part if key.split == split]:
+                        yield cut_patches(pixels, classes, chosen)
 
 
 def _label_indexes(labels: SceneReader, window: Window) -> Indexes:
@@ -244,8 +299,8 @@ def _manifest(
     if not totals["train"].patches:
         raise EmptySplit(
             f"{dataset.name}/train",
-            "holds no labelled patch at least a patch away from the blocks held out",
-            "Use smaller patches, hold out less, or ingest more scenes.",
+            f"holds no labelled patch at least {plan.buffer} pixels away from what is held out",
+            "Use smaller patches or a smaller buffer, hold out less, or ingest more scenes.",
         )
     mean, std = totals["train"].mean_and_std()
     return PatchManifest(
@@ -260,21 +315,41 @@ def _manifest(
         mean=mean,
         std=std,
         counts={split: _counts(dataset, stats) for split, stats in totals.items()},
-        dropped=sum(int(o["dropped"]) for o in outcomes),
+        dropped={why: sum(int(o["dropped"][why]) for o in outcomes) for why in REASONS},
         lineage={
             "dataset_version": dataset.version,
-            "patches_version": patches_version(dataset, keys),
+            "patches_version": patches_version(dataset, plan, keys),
             "code_revision": code_revision(),
-            "split": plan.split.model_dump_json(),
+            "split": _split_text(plan),
+            "sample": plan.sample.model_dump_json(),
         },
         nodata=dataset.nodata,
     )
 
 
-def patches_version(dataset: DatasetManifest, keys: Sequence[PatchKey]) -> str:
-    """Return name and digest of a data set's patches: its content, each patch and its split."""
+def _split_text(plan: PatchPlan) -> str:
+    """Return the split's settings; the scenes of a given one as their digest, so that it fits."""
+    body = plan.split.model_dump(exclude={"given"})
+    if plan.split.given:
+        body["given"] = value_digest(plan.split.given)[:16]
+    return json.dumps(body, sort_keys=True)
+
+
+def patches_version(dataset: DatasetManifest, plan: PatchPlan, keys: Sequence[PatchKey]) -> str:
+    """Return name and digest of a data set's patches: its content, its sample, each patch."""
     planned = [[k.split, k.scene, k.window.row, k.window.col, k.window.height] for k in keys]
-    return f"{dataset.name}@{value_digest([dataset.version, planned])[:16]}"
+    sample = [plan.sample.model_dump(), plan.split.seed]
+    return f"{dataset.name}@{value_digest([dataset.version, sample, planned])[:16]}"
+
+
+def _findings(planned: Sequence[Finding], manifest: PatchManifest) -> list[Finding]:
+    """Return the findings of the plan and those of the patches as they were cut, each once."""
+    names = manifest.classes.names
+    pixels = {
+        split: [counts["pixels"][name] for name in names]
+        for split, counts in manifest.counts.items()
+    }
+    return list(dict.fromkeys([*planned, *missing_classes(pixels, names)]))
 
 
 def _stats(values: Mapping[str, Any]) -> SplitStats:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from satseg_ray.classes import ClassTable
 from satseg_ray.errors import DatasetNotFound
+from satseg_ray.geo.source import SceneSource
 from satseg_ray.lineage import value_digest
 
 FILE_NAME = "dataset.yaml"
@@ -17,18 +19,58 @@ FILE_NAME = "dataset.yaml"
 
 @dataclass(frozen=True)
 class SceneRecord:
-    """One scene: its files relative to the data set's folder, and what was found in them."""
+    """One scene: what it is read from, its labels, and the grid of both.
+
+    Paths lie in the data set's folder; those of a scene ``by_reference`` are where its files
+    were and stay. ``checksums`` are those of all its files, companions such as masks included:
+    the SHA-256 of a file, or ``pixels:`` and that of the pixels where only GDAL reads it.
+    ``labels`` is a raster of class indexes on the scene's grid. ``origin`` and ``labels_origin``
+    say where they came from.
+    """
 
     name: str
-    image: str
+    source: SceneSource
+    checksums: Mapping[str, str]
+    by_reference: bool
     labels: str | None
-    image_sha256: str
     labels_sha256: str | None
-    source: str
-    labels_source: str | None
+    origin: tuple[str, ...]
+    labels_origin: str | None
     height: int
     width: int
     crs: str | None
+    transform: tuple[float, ...] | None
+
+    def content(self) -> dict[str, Any]:
+        """Return what makes two scenes the same one, wherever their files are."""
+        body = self.to_dict()
+        del body["origin"], body["labels_origin"], body["by_reference"]
+        if self.by_reference:
+            for file in body["source"]["files"]:
+                file["path"] = PurePosixPath(file["path"]).name
+            body["checksums"] = {PurePosixPath(p).name: s for p, s in self.checksums.items()}
+        return body
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values."""
+        return asdict(self) | {
+            "source": self.source.to_dict(),
+            "checksums": dict(sorted(self.checksums.items())),
+            "origin": list(self.origin),
+            "transform": list(self.transform) if self.transform else None,
+        }
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> SceneRecord:
+        """Return the record that :meth:`to_dict` gave."""
+        return cls(
+            **{
+                **body,
+                "source": SceneSource.from_dict(body["source"]),
+                "origin": tuple(body["origin"]),
+                "transform": tuple(body["transform"]) if body["transform"] else None,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -49,18 +91,23 @@ class DatasetManifest:
     @property
     def version(self) -> str:
         """The digest of the content: the same files and classes give the same version."""
-        body = self.to_dict()
-        for scene in body["scenes"]:
-            del scene["source"], scene["labels_source"]
+        body = self.to_dict() | {"scenes": [scene.content() for scene in self.scenes]}
         return f"{self.name}@{value_digest(body)[:16]}"
+
+    def scene(self, name: str) -> SceneRecord:
+        """Return the scene of that name."""
+        return next(scene for scene in self.scenes if scene.name == name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as plain values."""
-        body = asdict(self) | {"classes": self.classes.to_list()}
-        return body | {
+        return {
+            "name": self.name,
+            "classes": self.classes.to_list(),
             "bands": list(self.bands),
             "band_indexes": list(self.band_indexes),
-            "scenes": [asdict(scene) for scene in self.scenes],
+            "dtype": self.dtype,
+            "nodata": self.nodata,
+            "scenes": [scene.to_dict() for scene in self.scenes],
         }
 
     def write(self, directory: Path) -> None:
@@ -81,7 +128,11 @@ class DatasetManifest:
                 directory.name, f"the workspace has no data set of that name ({path})",
                 "Run jobs/ingest.py first.",
             )  # fmt: skip
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> DatasetManifest:
+        """Return the manifest that :meth:`to_dict` gave."""
         return cls(
             name=body["name"],
             classes=ClassTable.from_list(body["classes"]),
@@ -89,5 +140,5 @@ class DatasetManifest:
             band_indexes=tuple(body["band_indexes"]),
             dtype=body["dtype"],
             nodata=body["nodata"],
-            scenes=tuple(SceneRecord(**scene) for scene in body["scenes"]),
+            scenes=tuple(SceneRecord.from_dict(scene) for scene in body["scenes"]),
         )

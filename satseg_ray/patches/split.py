@@ -1,51 +1,80 @@
-"""Which patches a scene gives, and to which split: spatial blocks with a buffer, in integers."""
+"""What a split is: the words of the plan, and how the patches of a data set are divided."""
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from satseg_ray.errors import ConfigError
 from satseg_ray.geo.grid import Lattice, Window
+from satseg_ray.patches.ground import Footprint
 
+SplitName = Literal["train", "val", "test"]
 SPLITS = ("train", "val", "test")
-_TRAIN, _VAL, _TEST = range(3)
-_PASSES = 10
-_SMALLEST_TO_DIVIDE = 4
-"""A scene of fewer patches than this on its longer side goes to one split as a whole."""
+TRAIN, VAL, TEST = range(3)
 
 
 class SplitSpec(BaseModel):
-    """Shares of the scenes' area held out for validation and test, and the seed of the choice."""
+    """What is held out: blocks of each scene, whole scenes, or the scenes that are named.
+
+    Training patches keep ``buffer`` pixels (None: the side of a patch) from what is held out, in
+    their scene and on the same ground in others.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    by: Literal["blocks", "scenes", "given"] = Field(
+        "blocks", description="Holds out blocks of each scene, whole scenes, or those of given."
+    )
     val: float = Field(0.1, ge=0, lt=1, description="Share of the area for validation.")
     test: float = Field(0.2, ge=0, lt=1, description="Share of the area for the test.")
     seed: int = Field(
         0, ge=0, description="Decides among blocks whose classes are those of the whole alike."
     )
+    buffer: int | None = Field(
+        None, ge=0, description="Pixels from training to held-out patches; null: a patch's side."
+    )
+    given: dict[str, SplitName] = Field({}, description="By given: the split of each scene.")
+
+    @field_validator("given")
+    @classmethod
+    def _in_order(cls, given: dict[str, SplitName]) -> dict[str, SplitName]:
+        return dict(sorted(given.items()))
 
     @model_validator(mode="after")
-    def _leave_some_for_training(self) -> Self:
+    def _agree(self) -> Self:
         if self.val + self.test >= 1:
             raise ValueError("val and test together leave nothing for training")
+        if bool(self.given) != (self.by == "given"):
+            raise ValueError("given names the split of each scene, with 'by: given' alone")
         return self
 
+    def apart(self, patch_size: int) -> int:
+        """Return the pixels that training patches keep from what is held out."""
+        return patch_size if self.buffer is None else self.buffer
 
-@dataclass(frozen=True)
-class PatchPlan:
-    """How patches are cut: side, stride of the training patches, and the split."""
+    def check_given(self, scenes: Iterable[str]) -> None:
+        """Refuse a ``given`` that is not about exactly these scenes.
 
-    patch_size: int = 256
-    stride: int = 128
-    split: SplitSpec = field(default_factory=SplitSpec)
+        Raises:
+            ConfigError: it names a scene that has no labels or is none, or leaves one out.
+        """
+        if self.by != "given":
+            return
+        known = set(scenes)
+        if strangers := sorted(set(self.given) - known):
+            raise ConfigError(
+                "split.given", f"names {strangers[0]!r}, which is no labelled scene", "Correct it."
+            )
+        if missing := sorted(known - set(self.given)):
+            raise ConfigError(
+                "split.given", f"does not name the scene {missing[0]!r}", "Give its split."
+            )
 
 
 @dataclass(frozen=True, order=True)
@@ -60,158 +89,29 @@ class PatchKey:
 Cells = npt.NDArray[np.int8]
 """The split of each cell of a scene's patch-sized grid."""
 
+Counts = npt.NDArray[np.int64]
+
+Anchor = tuple[int, int]
+"""A pixel of a rare class: row and column."""
+
 
 @dataclass(frozen=True)
 class SceneSize:
-    """Name and size of a scene in pixels.
+    """Name and size of a scene in pixels, what is in it and where it lies.
 
     ``classes`` counts the pixels of each class in each cell of the patch-sized grid, int64
-    (rows, columns, classes), the last one the unlabelled: the blocks held out are chosen so that
-    they resemble the whole.
+    (rows, columns, classes), the last one the unlabelled: what is held out is chosen so that it
+    resembles the whole. ``footprint`` is its ground, None where that is not known: it is then
+    the ground of no other scene. ``anchors`` are pixels of rare classes.
     """
 
     name: str
     height: int
     width: int
-    classes: npt.NDArray[np.int64] = field(compare=False)
+    classes: Counts = field(compare=False)
+    footprint: Footprint | None = None
+    anchors: tuple[Anchor, ...] = ()
 
-
-def plan_patches(scenes: Sequence[SceneSize], plan: PatchPlan) -> list[PatchKey]:
-    """Return every patch of a data set with its split, in a stated order.
-
-    Held-out patches lie side by side and never overlap, so each of their pixels counts once in a
-    metric. Law: between a training patch and any held-out patch of the same scene there is at
-    least one patch side of pixels.
-    """
-    order = sorted(scenes, key=lambda scene: scene.name)
-    random.Random(plan.split.seed).shuffle(order)
-    keys: list[PatchKey] = []
-    for scene, cells in zip(order, _assigned(order, plan), strict=True):
-        keys.extend(_held_out(scene, plan, cells))
-        keys.extend(_training(scene, plan, cells))
-    return sorted(keys)
-
-
-def _assigned(scenes: Sequence[SceneSize], plan: PatchPlan) -> list[Cells]:
-    """Return the split of each cell of each scene: one run for test, the next one for val."""
-    debt = {_TEST: 0.0, _VAL: 0.0}
-    options = [_options(scene, plan, debt) for scene in scenes]
-    return _most_alike(options, [scene.classes for scene in scenes])
-
-
-def _options(scene: SceneSize, plan: PatchPlan, debt: dict[int, float]) -> list[Cells]:
-    """Return the ways to hold out blocks of a scene, the one of the shortest border first.
-
-    What rounding leaves is carried on in ``debt`` (cells), so that the shares hold over all scenes.
-    """
-    grid = _cells(scene, plan)
-    shape = (grid.rows.count, grid.cols.count)
-    size = shape[0] * shape[1]
-    whole = max(shape) < _SMALLEST_TO_DIVIDE
-    counts: dict[int, int] = {}
-    for split, share in ((_TEST, plan.split.test), (_VAL, plan.split.val)):
-        debt[split] += share * size
-        taken = any(counts.values())
-        all_or_none = size if debt[split] * 2 >= size and not taken else 0
-        # Not more than twice its own share, however much small scenes have left to it
-        most = min(size - sum(counts.values()), math.ceil(2 * share * size))
-        counts[split] = all_or_none if whole else min(most, max(0, int(debt[split] + 0.5)))
-        debt[split] -= counts[split]
-    rng = random.Random(f"{plan.split.seed}:{scene.name}")
-    return [_runs(shape, walk, counts) for walk in _walks(shape, rng)]
-
-
-def _most_alike(
-    options: Sequence[Sequence[Cells]], classes: Sequence[npt.NDArray[np.int64]]
-) -> list[Cells]:
-    """Return one option a scene such that what is held out has the classes of the whole.
-
-    Scene by scene the best option while the others stay, until none changes: a local optimum.
-    """
-    wanted = _shares(sum(counts.sum(axis=(0, 1)) for counts in classes))
-    held = [
-        [np.stack([counts[cells == s].sum(axis=0) for s in (_TEST, _VAL)]) for cells in ways]
-        for ways, counts in zip(options, classes, strict=True)
-    ]
-    chosen = [0] * len(options)
-    total = sum(ways[0] for ways in held)
-    for _ in range(_PASSES):
-        before = list(chosen)
-        for scene, ways in enumerate(held):
-            others = total - ways[chosen[scene]]
-            chosen[scene] = int(np.argmin([_distance(others + way, wanted) for way in ways]))
-            total = others + ways[chosen[scene]]
-        if chosen == before:
-            break
-    return [ways[choice] for ways, choice in zip(options, chosen, strict=True)]
-
-
-def _distance(held: npt.NDArray[np.int64], wanted: npt.NDArray[np.float64]) -> float:
-    """Return how far the classes (splits, classes) held out are from the wanted shares."""
-    return sum(float(np.abs(_shares(counts) - wanted).sum()) for counts in held if counts.any())
-
-
-def _shares(counts: Any) -> npt.NDArray[np.float64]:
-    shares: npt.NDArray[np.float64] = counts / max(int(counts.sum()), 1)
-    return shares
-
-
-def _runs(
-    shape: tuple[int, int], walk: Sequence[tuple[int, int]], counts: Mapping[int, int]
-) -> Cells:
-    """Return the cells with the first run of the walk for one split, the next for another."""
-    cells = np.full(shape, _TRAIN, np.int8)
-    start = 0
-    for split, count in counts.items():
-        for row, col in walk[start : start + count]:
-            cells[row, col] = split
-        start += count
-    return cells
-
-
-def _cells(scene: SceneSize, plan: PatchPlan) -> Lattice:
-    return Lattice.of(scene.height, scene.width, plan.patch_size, plan.patch_size)
-
-
-def _walks(shape: tuple[int, int], rng: random.Random) -> list[list[tuple[int, int]]]:
-    """Return walks through all cells from each corner and along each axis, in seeded order.
-
-    A walk turns at the sides, so that its runs are compact. The first one turns at the short
-    sides: its runs have the shortest border.
-    """
-    long_first = shape[0] >= shape[1]
-    corners = [(back, flip) for back in (False, True) for flip in (False, True)]
-    rng.shuffle(corners)
-    along = [_serpentine(shape, long_first, back, flip) for back, flip in corners]
-    return along + [_serpentine(shape, not long_first, back, flip) for back, flip in corners]
-
-
-def _serpentine(
-    shape: tuple[int, int], by_rows: bool, back: bool, flip: bool
-) -> list[tuple[int, int]]:
-    """Return the cells line by line, each second line backwards."""
-    lines, length = shape if by_rows else shape[::-1]
-    order = range(lines - 1, -1, -1) if back else range(lines)
-    walk = [
-        (line, place if (turn % 2 == 0) != flip else length - 1 - place)
-        for turn, line in enumerate(order)
-        for place in range(length)
-    ]
-    return walk if by_rows else [(row, col) for col, row in walk]
-
-
-def _held_out(scene: SceneSize, plan: PatchPlan, cells: Cells) -> Iterator[PatchKey]:
-    grid = _cells(scene, plan)
-    for row, col in np.argwhere(cells != _TRAIN).tolist():
-        yield PatchKey(SPLITS[cells[row, col]], scene.name, grid.window(row, col))
-
-
-def _training(scene: SceneSize, plan: PatchPlan, cells: Cells) -> Iterator[PatchKey]:
-    size = plan.patch_size
-    held = cells != _TRAIN
-    for window in Lattice.of(scene.height, scene.width, size, plan.stride).windows():
-        near = window.grown(size)
-        rows = slice(max(0, near.row // size), -(-near.row_stop // size))
-        cols = slice(max(0, near.col // size), -(-near.col_stop // size))
-        if not held[rows, cols].any():
-            yield PatchKey(SPLITS[_TRAIN], scene.name, window)
+    def cells(self, patch: int) -> Lattice:
+        """Return the patch-sized grid."""
+        return Lattice.of(self.height, self.width, patch, patch)

@@ -43,7 +43,7 @@ class PatchManifest:
     """What a patch data set is; ``mean`` and ``std`` are of the training split, in raw units.
 
     ``counts`` holds for each split the number of patches and the pixels of each class;
-    ``dropped`` the patches that had no labelled pixel.
+    ``dropped`` how many patches were left out for which reason.
     """
 
     dataset: str
@@ -57,7 +57,7 @@ class PatchManifest:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     counts: Mapping[str, Any]
-    dropped: int
+    dropped: Mapping[str, int]
     lineage: Mapping[str, str]
     nodata: float | None = None
 

@@ -34,10 +34,13 @@ from satseg_ray.predict.scoring import (
     read_sample,
 )
 from satseg_ray.predict.tiles import core_row, load_segmenter
-from satseg_ray.products import fresh_directory, locked
+from satseg_ray.products import fresh_directory
 from satseg_ray.progress import Progress, say
 from satseg_ray.runtime import places, ray_session
 from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.tracking.history import dataset_use
+from satseg_ray.tracking.runs import DatasetUse
 from satseg_ray.workspace import Workspace, absolute, name_from
 
 METRICS, SAMPLES, CONFUSION = "metrics.json", "samples.png", "confusion.png"
@@ -70,7 +73,8 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
         report = _report(model, spec, confusion)
         report |= {"data": pieces.data, "held_out": pieces.held_out}
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    run_id = _record(tracking, config.experiment, report, target)
+        use = _dataset_use(config, workspace)
+    run_id = _record(tracking, config.experiment, report, target, use)
     say(f"mean IoU {confusion.mean_iou:.4f}, figures in {target}")
     return {"directory": str(target), "run_id": run_id, **report}
 
@@ -89,8 +93,17 @@ class Pieces:
     held_out: bool | None = None
 
 
-def _reading(config: EvaluateConfig, workspace: Workspace) -> AbstractContextManager[None]:
-    return locked(workspace.patches(config.dataset)) if config.dataset else nullcontext()
+def _reading(config: EvaluateConfig, workspace: Workspace) -> AbstractContextManager[Path | None]:
+    if not config.dataset:
+        return nullcontext()
+    return DataStore.of(workspace).reading_patches(config.dataset)
+
+
+def _dataset_use(config: EvaluateConfig, workspace: Workspace) -> DatasetUse | None:
+    if not config.dataset:
+        return None
+    manifest = PatchManifest.read(workspace.patches(config.dataset))
+    return dataset_use(workspace, config.dataset, manifest.lineage)
 
 
 def _source(config: EvaluateConfig) -> str:
@@ -206,11 +219,19 @@ def _report(model: ModelVersion, spec: ModelSpec, confusion: Confusion) -> dict[
     }
 
 
-def _record(tracking: Tracking, experiment: str, report: Mapping[str, Any], folder: Path) -> str:
+def _record(
+    tracking: Tracking,
+    experiment: str,
+    report: Mapping[str, Any],
+    folder: Path,
+    use: DatasetUse | None,
+) -> str:
     """Log the evaluation as a run of its own, with its figures; return the run's id."""
     run = tracking.create_run(experiment, f"evaluate {folder.name}", report["lineage"])
     with run.recording():
         run.log_params({key: report[key] for key in ("model", "version", "data")})
+        if use:
+            run.log_dataset(use, "evaluation")
         overall = {key: report[key] for key in ("accuracy", "mean_iou", "mean_f1")}
         by_class = {f"iou_{name}": value for name, value in report["iou"].items()}
         figures = overall | by_class

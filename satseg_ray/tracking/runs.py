@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import time
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_DIGEST = 36  # MLflow's limit
 _PER_CALL = 100  # MLflow's limit on the params or tags of one request
 
 
@@ -100,6 +102,18 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class DatasetUse:
+    """A data set as a run uses it: its name, the digest of its content, and where it came from.
+
+    ``source`` has the versions by content and, where it is committed, tag and revision.
+    """
+
+    name: str
+    digest: str
+    source: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Run:
     """One training as MLflow records it: the store and the run's id; travels to workers."""
 
@@ -135,6 +149,19 @@ class Run:
         rows = [RunTag(key, str(value)) for key, value in tags.items()]
         for start in range(0, len(rows), _PER_CALL):
             self._client().log_batch(self.run_id, tags=rows[start : start + _PER_CALL])
+
+    def log_dataset(self, use: DatasetUse, context: str) -> None:
+        """Record the data set that the run uses, as ``mlflow.log_input`` does.
+
+        ``context`` says for what: training, or evaluation.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        source = json.dumps(dict(use.source), sort_keys=True)
+        dataset = Dataset(use.name, use.digest[:_DIGEST], source_type="dvc", source=source)
+        tags = [InputTag(MLFLOW_DATASET_CONTEXT, context)]
+        self._client().log_inputs(self.run_id, datasets=[DatasetInput(dataset, tags)])
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Store a file, or a directory with all that is in it, in a folder of the run."""

@@ -13,10 +13,11 @@ from satseg_ray.model.network import check_spec
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.store import PatchManifest, PatchStore
-from satseg_ray.products import locked
 from satseg_ray.progress import say
 from satseg_ray.runtime import check_fits, cpus_for_each, ray_session
 from satseg_ray.tracking import Run, Tracking, register_model
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.tracking.history import dataset_use
 from satseg_ray.tracking.registry import check_name
 from satseg_ray.train.follow import followed
 from satseg_ray.train.plan import check_shared
@@ -29,11 +30,10 @@ from satseg_ray.workspace import Workspace
 def train(config: TrainConfig) -> Mapping[str, Any]:
     """Train a model; its run, its figures and its files are in the workspace's MLflow."""
     workspace = Workspace.resolve()
-    patches = workspace.patches(config.dataset)
     if config.register_as:
         check_name("register", config.register_as)
     check_shared(config.batch_size, config.workers)
-    with locked(patches):
+    with DataStore.of(workspace).reading_patches(config.dataset) as patches:
         store = PatchStore.open(patches)
         store.required("train")
         spec = model_spec(config, store.manifest)
@@ -50,6 +50,7 @@ def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapp
         run = tracking.create_run(config.experiment, name, spec.lineage)
         with run.recording():
             run.log_params(config.model_dump(mode="json"))
+            run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
             task = TrainTask(str(patches), str(model), spec, training_spec(config))

@@ -1,0 +1,1 @@
+"""What imagery looks like, in mergeable sketches; no Ray and no TensorFlow."""

@@ -1,0 +1,162 @@
+"""One way into labels of any kind, told apart by what the file holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from satseg_ray.classes import IGNORE
+from satseg_ray.errors import MissingFile, UnreadableLabels
+from satseg_ray.findings import Finding
+from satseg_ray.geo.grid import Window
+from satseg_ray.geo.labels.annotations import images_of, read_annotations
+from satseg_ray.geo.labels.documents import Document, geojson_features, json_kind, load_json
+from satseg_ray.geo.labels.place import Features, burnt_labels
+from satseg_ray.geo.labels.rasters import LabelReader, LabelSurvey, on_grid
+from satseg_ray.geo.labels.rule import Indexes, LabelRule, Labels
+from satseg_ray.geo.labels.vectors import check_vertices, read_geoparquet, read_vectors
+from satseg_ray.geo.raster import RasterInfo, inspect_raster
+
+VECTORS = ("geopackage", "shapefile", "geoparquet", "geojson")
+ANNOTATIONS = ("coco", "labelme", "via", "via3")
+
+
+def kind_of(path: str) -> str:
+    """Return what a label file is, by its bytes.
+
+    One of ``geojson``, ``coco``, ``labelme``, ``via``, ``via3``, ``geopackage``, ``shapefile``,
+    ``geoparquet``, and ``raster`` of all else.
+
+    Raises:
+        MissingFile: there is no such file.
+        UnreadableLabels: it is JSON of no known kind, or more than is parsed.
+    """
+    return _kind(path)[0]
+
+
+def images_in(path: str) -> tuple[str, ...]:
+    """Return the file names of the images that an annotation file speaks of; none of others.
+
+    Raises:
+        MissingFile, UnreadableLabels: as :func:`kind_of`.
+    """
+    kind, document = _kind(path)
+    return images_of(path, kind, document) if document is not None else ()
+
+
+def _kind(path: str) -> tuple[str, Document | None]:
+    """Return the kind of a file, and the object in it where it is JSON."""
+    if path.startswith("/vsi"):
+        return "raster", None
+    if not Path(path).is_file():
+        raise MissingFile(path, "there is no such file", "Check the path.")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    magics = {
+        "geopackage": head.startswith(b"SQLite format 3\0"),
+        "shapefile": head.startswith(b"\0\0\x27\x0a"),
+        "geoparquet": head.startswith(b"PAR1"),
+    }
+    for kind, found in magics.items():
+        if found:
+            return kind, None
+    if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
+        return "raster", None
+    document = load_json(path)
+    kind_of_json = json_kind(document)
+    if kind_of_json is None:
+        raise UnreadableLabels(
+            path,
+            f"is JSON of no known kind (it holds {', '.join(list(document)[:5]) or 'nothing'})",
+            "Give COCO, LabelMe, VIA or GeoJSON.",
+        )  # fmt: skip
+    return kind_of_json, document
+
+
+def _features(path: str, rule: LabelRule, image_name: str | None) -> Features | None:
+    """Return the features of a file; None of a raster."""
+    kind, document = _kind(path)
+    if kind == "raster":
+        return None
+    if kind == "geoparquet":
+        features = read_geoparquet(path, rule)
+    elif document is None:
+        features = read_vectors(path, rule)
+    elif kind == "geojson":
+        features = geojson_features(path, document, rule)
+    else:
+        features = read_annotations(path, kind, document, rule, image_name)
+    check_vertices(path, features)
+    return features
+
+
+@dataclass(frozen=True)
+class RasterLabels:
+    """Labels that a raster holds."""
+
+    reader: LabelReader
+    findings: tuple[Finding, ...] = ()
+
+    def blocks(self) -> Iterator[tuple[Window, Indexes]]:
+        """Yield the scene in row-major blocks as ``(window, indexes)``."""
+        return self.reader.blocks()
+
+
+@contextmanager
+def open_labels(
+    path: str,
+    rule: LabelRule,
+    scene: RasterInfo,
+    image_name: str | None = None,
+    image: RasterInfo | None = None,
+) -> Iterator[Labels]:
+    """Open the labels of a scene, of whatever kind, as class indexes on the scene's grid.
+
+    ``image_name`` is the file name of the scene's image: it chooses among the images of an
+    annotation file. ``image`` is the raster whose pixels annotations count, where ``scene`` is
+    another grid that it is read onto. Rasters are read in blocks; all features of a file of
+    shapes are held in memory, up to the limits of ``vectors`` and ``documents``.
+
+    Raises:
+        ConfigError: the rule does not fit the file.
+        LabelsDoNotMatch: the labels are of another grid, place, size or image than the scene.
+        MissingFile, UnreadableLabels, UnreadableRaster: there is no such file, or it is damaged.
+        UnknownClassValue: a value, colour or name is no class (of rasters: from ``blocks``).
+    """
+    features = _features(path, rule, image_name)
+    if features is not None:
+        yield burnt_labels(path, features, rule, scene, image or scene)
+        return
+    info = inspect_raster(path)
+    onto, findings = on_grid(info, scene, rule)
+    with LabelReader(path, rule, onto) as reader:
+        yield RasterLabels(reader, findings)
+
+
+def survey(path: str, rule: LabelRule, image_name: str | None = None) -> LabelSurvey:
+    """Return what a whole label file holds, so that a report can name all that no class has.
+
+    Raises:
+        As :func:`open_labels`, but not of unknown values, colours and names.
+    """
+    features = _features(path, rule, image_name)
+    if features is None:
+        with LabelReader(path, rule) as reader:
+            return reader.survey()
+    known: Counter[str] = Counter(dict.fromkeys(rule.table.names, 0))
+    unknown: Counter[str] = Counter()
+    unlabelled = 0
+    for label, count in Counter(features.labels).items():
+        index = rule.index(label if label is not None else rule.every or "")
+        if index is None:
+            unknown[str(label)] += count
+        elif index == IGNORE:
+            unlabelled += count
+        else:
+            known[rule.table.names[index]] += count
+    return LabelSurvey(
+        kind_of(path), "name", (), dict(unknown.most_common()), 0, dict(known), unlabelled
+    )

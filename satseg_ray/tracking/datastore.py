@@ -1,0 +1,629 @@
+"""Versions of data sets: each change is prepared at the side, decided in one step, then made.
+
+A transaction works in a DVC work tree of its own that shares the cache with ``data/``. Nothing
+that readers see changes before the journal is written; afterwards whatever is left is done by this
+process, or by the next one that asks for any data set. What is prepared comes into place by
+exchange: a folder is its old or its new version at any moment, and never absent.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from satseg_ray.errors import (
+    ConfigError,
+    DatasetNotFound,
+    DatasetVersionNotFound,
+    UnwritableProduct,
+)
+from satseg_ray.lineage import file_digest
+from satseg_ray.patches.dataset import DatasetManifest
+from satseg_ray.patches.store import PatchManifest
+from satseg_ray.products import exchange, fresh_directory, locked, placed
+from satseg_ray.tracking.journal import Journal, Move, Record, sides_of, tags_of
+from satseg_ray.tracking.pipeline import folder_of, locked_stages, write_pipeline
+from satseg_ray.tracking.repository import Repository
+from satseg_ray.workspace import Workspace
+
+_HELD = "SATSEG_REPRODUCING"
+"""The data set whose locks a parent process holds for the stages that it runs."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a transaction came to: the newest version of its data set, and whether it is new."""
+
+    tag: str
+    revision: str
+    changed: bool
+
+
+@dataclass
+class Draft:
+    """A folder to write into. ``version`` names its content, ``figures`` say how much it is.
+
+    The same ``version`` as that of the newest version makes no new one. ``committed`` is there
+    once the block has ended.
+    """
+
+    folder: Path
+    version: str = ""
+    figures: Mapping[str, int] = field(default_factory=dict)
+    committed: Committed | None = None
+
+    def part(self) -> dict[str, Any]:
+        """Return what is kept of it in git."""
+        return {"version": self.version, **self.figures}
+
+    def result(self) -> dict[str, Any]:
+        """Return what became of it, for a job's result: nothing where another process commits."""
+        made = self.committed
+        return {"tag": made.tag, "revision": made.revision, "new": made.changed} if made else {}
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The place of one transaction: a DVC work tree beside that of ``repository``."""
+
+    repository: Repository
+    dataset: str
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw" / self.dataset
+
+    @property
+    def patches(self) -> Path:
+        return self.root / "patches" / self.dataset
+
+    @property
+    def pipeline(self) -> Path:
+        return self.root / folder_of(self.dataset)
+
+    @property
+    def pointer(self) -> str:
+        """The file by which DVC tracks the raw data."""
+        return f"raw/{self.dataset}.dvc"
+
+    @property
+    def stage(self) -> str:
+        """The stage that makes the patches, as DVC addresses it."""
+        return f"{folder_of(self.dataset)}/dvc.yaml:tile"
+
+    @property
+    def summary(self) -> str:
+        return f"versions/{self.dataset}.json"
+
+    def dvc(self, *commands: tuple[str, ...]) -> None:
+        self.repository.dvc(self.root, *commands)
+
+    def take(self, revision: str, *paths: str) -> None:
+        """Take tracked files as they were at a revision."""
+        for name in self.repository.files_at(revision, *paths):
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = self.repository.file_at(revision, name)
+            target.write_text(str(text), encoding="utf-8")
+
+    def restore(self) -> None:
+        """Bring what the tracked files here name out of the cache, or of a remote.
+
+        Raises:
+            UnwritableProduct: it is in neither.
+        """
+        targets = [self.pointer] if (self.root / self.pointer).is_file() else []
+        made = locked_stages(self.pipeline)
+        targets += [f"{folder_of(self.dataset)}/dvc.yaml:{stage}" for stage in made]
+        if not targets:
+            return
+        try:
+            self.dvc(_checkout(*targets))
+        except UnwritableProduct:
+            if not self.repository.has_remotes:
+                raise
+            self.dvc(("pull", "--quiet", "--force", *targets))
+
+    def summarize(self, **parts: Mapping[str, Any]) -> None:
+        """Write what this version holds: the newest one's summary with ``parts`` in it."""
+        body = summary_at(self.repository, "HEAD", self.dataset) | {"dataset": self.dataset}
+        path = self.root / self.summary
+        path.parent.mkdir(exist_ok=True)
+        text = json.dumps(body | parts, indent=2, sort_keys=True)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def summary_at(repository: Repository, revision: str, dataset: str) -> dict[str, Any]:
+    """Return what a version of a data set holds, by kind; empty where there is none."""
+    text = repository.file_at(revision, f"versions/{dataset}.json")
+    found: dict[str, Any] = json.loads(text) if text else {}
+    return found
+
+
+@dataclass(frozen=True)
+class DataStore:
+    """The versioned data sets of a workspace; ``repository`` is its ``data/``.
+
+    >>> import tempfile
+    >>> store = DataStore.open(Workspace(Path(tempfile.mkdtemp())))
+    >>> with store.replacing_raw("coast") as draft:
+    ...     _ = (draft.folder / "a.txt").write_text("a")
+    ...     draft.version = "coast@1"
+    >>> draft.committed.tag, draft.committed.changed
+    ('coast-v1', True)
+    """
+
+    workspace: Workspace
+    repository: Repository
+
+    @classmethod
+    def open(cls, workspace: Workspace) -> DataStore:
+        """Return the store, made if need be, after finishing what a killed job left.
+
+        Raises:
+            UnwritableProduct: there is no space for it, or no right to write.
+            InUse: a job's children still work on what it left.
+        """
+        root = Path(os.path.realpath(workspace.root / "data"))
+        with placed(root / "raw"):
+            store = cls(workspace, Repository(root).created())
+            store.recover()
+        return store
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> DataStore:
+        """Return the store to read from: nothing is made."""
+        return cls(workspace, Repository(Path(os.path.realpath(workspace.root / "data"))))
+
+    @property
+    def root(self) -> Path:
+        """The work tree."""
+        return self.repository.root
+
+    def recover(self) -> None:
+        """Finish what a killed process had decided; what it had not decided never happened.
+
+        Raises:
+            InUse: a living process holds git's or DVC's lock.
+        """
+        if not (journal := Journal.read(self.repository)):
+            return
+        name = journal.dataset
+        with (
+            self._deciding() as held,
+            locked(self.root / "raw" / name, exclusive=True, wait=True) as raw,
+            locked(self.root / "patches" / name, exclusive=True, wait=True) as patches,
+        ):
+            repository = Repository(self.root, (*held, *raw, *patches))
+            self._finish_left(repository)
+
+    def _finish_left(self, repository: Repository) -> None:
+        journal = Journal.read(repository)
+        if journal:
+            with repository.alone():
+                journal.finish(repository, again=True)
+
+    @contextmanager
+    def _deciding(self) -> Iterator[tuple[int, ...]]:
+        """Give the lock under which git's branch and the journal change."""
+        with locked(self.repository.scratch / "decide", exclusive=True, wait=True) as held:
+            yield held
+
+    @contextmanager
+    def reading_raw(self, dataset: str) -> Iterator[Path]:
+        """Give the folder of a data set's scenes and labels, which nobody changes meanwhile.
+
+        Raises:
+            InUse: another job writes it.
+        """
+        with self._reading(self.workspace.raw(dataset), dataset) as folder:
+            yield folder
+
+    @contextmanager
+    def reading_patches(self, dataset: str) -> Iterator[Path]:
+        """Give the folder of a data set's patches, which nobody changes meanwhile.
+
+        Raises:
+            InUse: another job writes it.
+        """
+        with self._reading(self.workspace.patches(dataset), dataset) as folder:
+            yield folder
+
+    @contextmanager
+    def _reading(self, folder: Path, dataset: str) -> Iterator[Path]:
+        if self._held_by_parent(dataset):
+            yield folder
+            return
+        while True:
+            self.recover()
+            with locked(folder):
+                left = self._is_left(dataset)
+                half = folder.parent.name == "patches" and self._marker(dataset).exists()
+                if not left and not half:
+                    yield folder
+                    return
+            if half:
+                with self._changing(dataset, raw=False):
+                    pass
+
+    def _is_left(self, dataset: str) -> bool:
+        journal = Journal.read(self.repository)
+        return journal is not None and journal.dataset == dataset
+
+    def _marker(self, dataset: str) -> Path:
+        """The file that is there while DVC works in the folders that readers see."""
+        return self.repository.scratch / f"{dataset}.reproducing"
+
+    def _held_by_parent(self, dataset: str) -> bool:
+        return self._in_stage() and os.environ.get(_HELD) == dataset
+
+    def _in_stage(self) -> bool:
+        """Tell whether this process is the command of a stage that ``dvc repro`` runs here."""
+        place = os.environ.get("DVC_ROOT")
+        return bool(os.environ.get("DVC_STAGE") and place) and (
+            Path(os.path.realpath(str(place))) == self.root
+        )
+
+    @contextmanager
+    def replacing_raw(self, dataset: str) -> Iterator[Draft]:
+        """Give a folder to write into; at the end it is the data set's raw data, as a version.
+
+        Where the block raises, or its process dies, all is as before.
+
+        Raises:
+            InUse: another job reads or writes it.
+            UnwritableProduct: there is no space for it, or no right to write.
+        """
+        with self._changing(dataset, patches=False) as side:
+            draft = Draft(side.raw)
+            draft.folder.mkdir(parents=True)
+            yield draft
+            draft.committed = self._commit_raw(side, draft)
+
+    @contextmanager
+    def replacing_patches(self, dataset: str, params: Mapping[str, Any]) -> Iterator[Draft]:
+        """Give a folder to write into; at the end it is the output of the data set's stage tile.
+
+        ``params`` are the settings of the job, all of them. Inside ``dvc repro`` the folder is put
+        in place and nothing is committed: that is DVC's part then.
+
+        Raises:
+            InUse: another job writes the data set, or reads or writes its patches.
+            UnwritableProduct: there is no space for it, or no right to write.
+        """
+        if self._in_stage():
+            with self._stage_output(dataset) as draft:
+                yield draft
+            return
+        with self._changing(dataset, raw=False) as side:
+            draft = Draft(side.patches)
+            draft.folder.mkdir(parents=True)
+            yield draft
+            draft.committed = self._commit_patches(side, draft, params)
+
+    @contextmanager
+    def _stage_output(self, dataset: str) -> Iterator[Draft]:
+        target = self.workspace.patches(dataset)
+        with ExitStack() as stack:
+            if self._held_by_parent(dataset):
+                partial = target.with_name(f".{target.name}.stage.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+            else:
+                partial = stack.enter_context(fresh_directory(target))
+            draft = Draft(partial)
+            yield draft
+            if self._held_by_parent(dataset):
+                if not (target.is_dir() and exchange(partial, target)):
+                    shutil.rmtree(target, ignore_errors=True)
+                    partial.rename(target)
+                shutil.rmtree(partial, ignore_errors=True)
+            draft.committed = Committed("", self.repository.git("rev-parse", "HEAD"), True)
+
+    @contextmanager
+    def _changing(self, dataset: str, raw: bool = True, patches: bool = True) -> Iterator[_Side]:
+        """Give the side of a transaction under the locks of what it will change.
+
+        What it does not change it may read: nobody else writes that meanwhile.
+        """
+        self._check_name(dataset)
+        folders = self.root / "raw" / dataset, self.root / "patches" / dataset
+        with placed(folders[0] if raw else folders[1]), ExitStack() as stack:
+            for folder in folders:
+                folder.parent.mkdir(exist_ok=True)
+            while True:
+                self.recover()
+                with ExitStack() as taken:
+                    held = taken.enter_context(locked(folders[0], exclusive=raw))
+                    if patches or not raw:
+                        held += taken.enter_context(locked(folders[1], exclusive=True))
+                    if not self._is_left(dataset):
+                        stack.enter_context(taken.pop_all())
+                        break
+            repository = Repository(self.root, (*self.repository.held, *held))
+            for left in sides_of(repository, dataset):
+                shutil.rmtree(left, ignore_errors=True)
+            side = _Side(repository, dataset, _new_side(repository, dataset))
+            try:
+                if not raw and self._marker(dataset).exists():
+                    self._undo_reproduction(repository, dataset)
+                repository.side_tree(side.root)
+                yield side
+            finally:
+                if not self._is_left(dataset):
+                    shutil.rmtree(side.root, ignore_errors=True)
+
+    def reproduce(self, dataset: str) -> Committed:
+        """Let DVC run those stages of the pipeline that are not up to date; commit the outcome.
+
+        Where a stage fails, or the process dies, patches and pipeline come back as they were.
+
+        Raises:
+            ConfigError: the data set has no pipeline: it was never tiled.
+            UnwritableProduct: a stage failed; its own error is on stderr.
+            InUse: another job writes the data set, or reads or writes its patches.
+        """
+        live = self.root / folder_of(dataset)
+        if not (live / "dvc.yaml").is_file():
+            raise ConfigError("dataset", f"{dataset!r} has no pipeline", "Tile it first.")
+        with self._changing(dataset, raw=False) as side:
+            marker = self._marker(dataset)
+            marker.touch()
+            try:
+                more = {_HELD: dataset, "SATSEG_WORKSPACE": str(self.workspace.root)}
+                side.repository.reproduce(f"{folder_of(dataset)}/dvc.yaml", more)
+                done = self._commit_reproduced(side, live)
+            except BaseException:
+                self._undo_reproduction(side.repository, dataset)
+                raise
+            marker.unlink()
+            return done
+
+    def _commit_reproduced(self, side: _Side, live: Path) -> Committed:
+        shutil.copytree(live, side.pipeline)
+        tracked = [path for path in side.pipeline.iterdir() if path.name != "model.json"]
+        same = all(
+            self.repository.file_at("HEAD", f"{folder_of(side.dataset)}/{path.name}")
+            == path.read_text("utf-8")
+            for path in tracked
+        )
+        if same:
+            return self.newest(side.dataset)
+        parts = {"patches": _described_patches(self.root / "patches" / side.dataset)}
+        if (side.pipeline / "model.json").is_file():
+            parts["model"] = {"version": file_digest(side.pipeline / "model.json")[:16]}
+        side.summarize(**parts)
+        return self._decide(side, [folder_of(side.dataset), side.summary], "reproduced")
+
+    def _undo_reproduction(self, repository: Repository, dataset: str) -> None:
+        """Bring back the committed patches and pipeline, which DVC may have been changing."""
+        side = _Side(repository, dataset, _new_side(repository, dataset))
+        repository.side_tree(side.root)
+        side.take("HEAD", folder_of(dataset))
+        side.restore()
+        self._decide(side, [f"patches/{dataset}", folder_of(dataset)], None)
+        self._marker(dataset).unlink(missing_ok=True)
+
+    def _check_name(self, dataset: str) -> None:
+        self.workspace.raw(dataset)
+        if ".." in dataset or dataset.endswith(".dvc"):
+            raise ConfigError(
+                "dataset",
+                f"is {dataset!r}",
+                "Use a name without '..' and without '.dvc' at its end.",
+            )
+        for kind in ("raw", "patches"):
+            if (self.root / kind / dataset).is_symlink():
+                raise ConfigError(
+                    "dataset",
+                    f"{kind}/{dataset} is a link, which DVC does not track",
+                    "Let SATSEG_WORKSPACE lead to the other disk as a whole.",
+                )
+
+    def _commit_raw(self, side: _Side, draft: Draft) -> Committed:
+        known = summary_at(side.repository, "HEAD", side.dataset)
+        if known and draft.version and known.get("raw", {}).get("version") == draft.version:
+            aside = draft.folder.rename(side.root / "draft")
+            side.take("HEAD", side.pointer)
+            try:
+                side.restore()
+            except UnwritableProduct:  # lost from the cache: the draft has the same content
+                shutil.rmtree(side.raw, ignore_errors=True)
+                aside.rename(side.raw)
+                side.dvc(("add", "--quiet", side.pointer.removesuffix(".dvc")))
+            return self._decide(side, [f"raw/{side.dataset}", side.pointer], None)
+        side.dvc(("add", "--quiet", side.pointer.removesuffix(".dvc")))
+        side.summarize(raw=draft.part())
+        return self._decide(
+            side, [f"raw/{side.dataset}", side.pointer, side.summary], draft.version or "new data"
+        )
+
+    def _commit_patches(self, side: _Side, draft: Draft, params: Mapping[str, Any]) -> Committed:
+        live = self.root / folder_of(side.dataset)
+        if live.is_dir():
+            shutil.copytree(live, side.pipeline)
+        write_pipeline(side.pipeline, side.dataset, params)
+        paths = [f"patches/{side.dataset}", folder_of(side.dataset)]
+        if self._are_known(side, draft) and self._restored_patches(side):
+            return self._decide(side, paths, None)
+        parts = {"patches": draft.part()}
+        if self._record_stage(side):
+            paths += [f"raw/{side.dataset}", side.pointer]
+            parts["raw"] = _described(side.raw)
+        side.summarize(**parts)
+        return self._decide(side, [*paths, side.summary], draft.version or "new patches")
+
+    def _are_known(self, side: _Side, draft: Draft) -> bool:
+        """Tell whether the newest version has the same patches, made with the same settings."""
+        known = summary_at(side.repository, "HEAD", side.dataset).get("patches", {})
+        params = (side.pipeline / "params.yaml").read_text("utf-8")
+        at = f"{folder_of(side.dataset)}/params.yaml"
+        return bool(draft.version) and (
+            known.get("version") == draft.version and params == side.repository.file_at("HEAD", at)
+        )
+
+    def _restored_patches(self, side: _Side) -> bool:
+        """Take the committed patches in place of the draft's, if the raw data is as committed."""
+        aside = side.patches.rename(side.root / "draft")
+        kept = side.pipeline.rename(side.root / "draft-pipeline")
+        side.take("HEAD", side.pointer, folder_of(side.dataset))
+        try:
+            side.dvc(_checkout(side.pointer), _checkout(side.stage))
+            if same_files(self.root / "raw" / side.dataset, side.raw):
+                return True
+        except UnwritableProduct:  # lost from the cache: the draft takes their place
+            pass
+        for folder in (side.raw, side.patches, side.pipeline):
+            shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(side.patches)
+        kept.rename(side.pipeline)
+        return False
+
+    def _record_stage(self, side: _Side) -> bool:
+        """Let DVC record the stage tile; tell whether raw data that nobody committed went in.
+
+        The patches are recorded with the raw data that they were made from: what is committed,
+        or, where that differs, what lies in the folder.
+        """
+        live = self.root / "raw" / side.dataset
+        if not live.is_dir():
+            raise DatasetNotFound(
+                side.dataset, "the workspace has no data set of that name", "Run jobs/ingest.py."
+            )
+        commit = ("commit", "--quiet", "--force", side.stage)
+        side.take("HEAD", side.pointer)
+        if (side.root / side.pointer).is_file():
+            with suppress(UnwritableProduct):  # lost from the cache
+                side.dvc(_checkout(side.pointer), commit)
+                if same_files(live, side.raw):
+                    return False
+            shutil.rmtree(side.raw, ignore_errors=True)
+        shutil.copytree(live, side.raw, copy_function=_linked)
+        side.dvc(("add", "--quiet", f"raw/{side.dataset}"), commit)
+        return True
+
+    def _decide(self, side: _Side, paths: list[str], message: str | None) -> Committed:
+        """Bring ``paths`` of the side into place, as a new version where there is a message.
+
+        The record is made first, all that can fail with it; the journal is the decision.
+        """
+        tracked = [path for path in paths if not _is_data(path, side.dataset)]
+        held = side.repository
+        record = Record.of(held, side.root, tracked, message) if message else None
+        moves = tuple(Move.of(side.root, path) for path in paths)
+        journal = Journal(side.root.name, side.dataset, moves, record)
+        with self._deciding() as deciding:
+            repository = Repository(self.root, (*held.held, *deciding))
+            self._finish_others(repository, side.dataset)
+            targets = [self.root / path for path in paths if _is_data(path, side.dataset)]
+            with repository.alone(*targets):
+                journal.write(repository)
+                journal.finish(repository)
+        return self.newest(side.dataset, changed=bool(record))
+
+    def _finish_others(self, repository: Repository, dataset: str) -> None:
+        """Finish what a killed process left of another data set, before a new decision."""
+        journal = Journal.read(repository)
+        if journal:
+            with (
+                locked(self.root / "raw" / journal.dataset, exclusive=True, wait=True),
+                locked(self.root / "patches" / journal.dataset, exclusive=True, wait=True),
+            ):
+                self._finish_left(repository)
+
+    def newest(self, dataset: str, changed: bool = False) -> Committed:
+        """Return the newest version of a data set.
+
+        Raises:
+            DatasetVersionNotFound: there is none.
+        """
+        tags = tags_of(self.repository, dataset)
+        if not tags:
+            raise DatasetVersionNotFound(dataset, "has no version", "Ingest it.")
+        return Committed(tags[0], self.repository.resolve(tags[0]), changed)
+
+    def checkout(self, dataset: str, version: str) -> Committed:
+        """Restore a version of one data set, its raw data and patches, as a new version.
+
+        All or nothing; the other data sets stay as they are.
+
+        Raises:
+            DatasetVersionNotFound: no version of that name, or not of this data set.
+            InUse: a job reads or writes the data set.
+            UnwritableProduct: its files are neither in the cache nor in a remote.
+        """
+        revision = self.repository.resolve(version)
+        with self._changing(dataset) as side:
+            self._take_version(side, revision, version)
+            tracked = [side.pointer, folder_of(dataset), side.summary]
+            same = self._same_at(revision, tracked)
+            paths = [f"raw/{dataset}", f"patches/{dataset}", *tracked]
+            return self._decide(side, paths, None if same else f"{version} again")
+
+    def _take_version(self, side: _Side, revision: str, version: str) -> None:
+        if not summary_at(side.repository, revision, side.dataset):
+            raise DatasetVersionNotFound(
+                version, f"has no data set {side.dataset!r}", "List them by jobs/data.py versions."
+            )
+        side.take(revision, side.pointer, folder_of(side.dataset), side.summary)
+        side.restore()
+
+    def _same_at(self, revision: str, paths: list[str]) -> bool:
+        return not self.repository.git("diff", "--name-only", revision, "HEAD", "--", *paths)
+
+
+def _checkout(*targets: str) -> tuple[str, ...]:
+    return ("checkout", "--quiet", "--force", *targets)
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def same_files(one: Path, other: Path) -> bool:
+    """Tell whether two folders hold the same files; those that share their bytes are not read."""
+    names = [
+        {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+        for folder in (one, other)
+    ]
+    return names[0] == names[1] and all(
+        os.path.samefile(one / name, other / name)
+        or filecmp.cmp(one / name, other / name, shallow=False)
+        for name in names[0]
+    )
+
+
+def _described(raw: Path) -> dict[str, Any]:
+    """Return the summary of raw data that no ingest has committed."""
+    try:
+        manifest = DatasetManifest.read(raw)
+    except DatasetNotFound:
+        return {"version": ""}
+    return {"version": manifest.version, "scenes": len(manifest.scenes)}
+
+
+def _described_patches(patches: Path) -> dict[str, Any]:
+    """Return the summary of patches that a stage made."""
+    manifest = PatchManifest.read(patches)
+    count = sum(int(split["patches"]) for split in manifest.counts.values())
+    return {"version": manifest.lineage.get("patches_version", ""), "patches": count}
+
+
+def _is_data(path: str, dataset: str) -> bool:
+    return path in (f"raw/{dataset}", f"patches/{dataset}")
+
+
+def _new_side(repository: Repository, dataset: str) -> Path:
+    return repository.scratch / f"{dataset}~{secrets.token_hex(8)}"

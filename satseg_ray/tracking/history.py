@@ -1,0 +1,193 @@
+"""The versions of data sets as a list, and what differs between two of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from satseg_ray.errors import DatasetVersionNotFound
+from satseg_ray.tracking.datastore import DataStore, summary_at
+from satseg_ray.tracking.journal import number_of, tags_of
+from satseg_ray.tracking.runs import DatasetUse
+from satseg_ray.workspace import Workspace
+
+_TAG = re.compile(r"(.+)-v[1-9][0-9]*")
+_FORMAT = "%(refname:short)%09%(*objectname)%09%(taggerdate:iso-strict)"
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """One version: its tag, the git revision and the time of its commit, and what it holds.
+
+    ``content`` and ``patches_content`` are the versions by digest, ``None`` where there is none.
+    """
+
+    tag: str
+    revision: str
+    date: str
+    dataset: str
+    content: str | None
+    scenes: int | None
+    patches_content: str | None
+    patches: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the version as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Names that are there now, that are gone, and that are there with other content."""
+
+    added: tuple[str, ...]
+    gone: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @classmethod
+    def between(cls, old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
+        """Return the change from one table of names to another.
+
+        >>> Change.between({"a": 1, "b": 2}, {"b": 3, "c": 4})
+        Change(added=('c',), gone=('a',), changed=('b',))
+        """
+        both = old.keys() & new.keys()
+        return cls(
+            tuple(sorted(new.keys() - old.keys())),
+            tuple(sorted(old.keys() - new.keys())),
+            tuple(sorted(name for name in both if old[name] != new[name])),
+        )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs between two versions of a data set; ``patches`` per split: before and after."""
+
+    old: str
+    new: str
+    scenes: Change
+    labels: Change
+    classes: Change
+    patches: Mapping[str, tuple[int, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the difference as JSON values."""
+        return asdict(self)
+
+
+def versions(store: DataStore, dataset: str | None = None) -> list[DatasetVersion]:
+    """Return the versions of a data set, or of all, the oldest first of each; none is no error."""
+    if not store.repository.git_directory.is_dir():
+        return []
+    listed = store.repository.git("for-each-ref", f"--format={_FORMAT}", "refs/tags")
+    rows = [line.split("\t") for line in listed.splitlines()]
+    found = []
+    for tag, revision, date in rows:
+        match = _TAG.fullmatch(tag)
+        if match and revision and dataset in (None, match[1]):
+            found.append((match[1], tag, revision, date))
+    texts = store.repository.files_in([f"{row[2]}:versions/{row[0]}.json" for row in found])
+    made = [
+        _version(*row, json.loads(text)) for row, text in zip(found, texts, strict=True) if text
+    ]
+    return sorted(
+        made, key=lambda version: (version.dataset, number_of(version.tag, version.dataset))
+    )
+
+
+def _version(
+    dataset: str, tag: str, revision: str, date: str, body: Mapping[str, Any]
+) -> DatasetVersion:
+    raw, patches = body.get("raw", {}), body.get("patches", {})
+    return DatasetVersion(
+        tag=tag,
+        revision=revision,
+        date=date,
+        dataset=dataset,
+        content=raw.get("version") or None,
+        scenes=raw.get("scenes"),
+        patches_content=patches.get("version") or None,
+        patches=patches.get("patches"),
+    )
+
+
+def dataset_use(workspace: Workspace, dataset: str, lineage: Mapping[str, str]) -> DatasetUse:
+    """Return patches as what a run uses, from their own lineage.
+
+    Where they are committed, the source names the newest version that holds them.
+    """
+    content = lineage.get("patches_version") or lineage["dataset_version"]
+    found = [v for v in versions(DataStore.of(workspace), dataset) if v.patches_content == content]
+    source = {"dataset_version": lineage["dataset_version"], "patches_version": content}
+    if found:
+        source |= {"tag": found[-1].tag, "revision": found[-1].revision}
+    return DatasetUse(dataset, content.rpartition("@")[2], source)
+
+
+def difference(store: DataStore, dataset: str, old: str, new: str | None = None) -> Difference:
+    """Compare two versions of a data set without checking out either; ``None``: the newest.
+
+    Raises:
+        DatasetVersionNotFound: one of them is no version of this data set.
+    """
+    if new is None:
+        new = next(iter(tags_of(store.repository, dataset)), "HEAD")
+    one, other = (_Manifests.read(store, dataset, version) for version in (old, new))
+    splits = sorted(one.patches.keys() | other.patches.keys())
+    return Difference(
+        old=old,
+        new=new,
+        scenes=Change.between(one.scenes, other.scenes),
+        labels=Change.between(one.labels, other.labels),
+        classes=Change.between(one.classes, other.classes),
+        patches={name: (one.patches.get(name, 0), other.patches.get(name, 0)) for name in splits},
+    )
+
+
+@dataclass(frozen=True)
+class _Manifests:
+    """What the manifests of a version say, by name; plain values, whatever version wrote them."""
+
+    scenes: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    classes: Mapping[str, Any]
+    patches: Mapping[str, int]
+
+    @classmethod
+    def read(cls, store: DataStore, dataset: str, version: str) -> _Manifests:
+        revision = store.repository.resolve(version)
+        if not summary_at(store.repository, revision, dataset):
+            raise DatasetVersionNotFound(
+                version, f"has no data set {dataset!r}", "List them by jobs/data.py versions."
+            )
+        raw, patches = _read_at(
+            store, revision, f"raw/{dataset}/dataset.yaml", f"patches/{dataset}/patches.json"
+        )
+        body = yaml.safe_load(raw or "") or {}
+        scenes = body.get("scenes", [])
+        counts = json.loads(patches or "{}").get("counts", {})
+        return cls(
+            scenes={scene["name"]: _without(scene, "labels") for scene in scenes},
+            labels={s["name"]: s.get("labels_sha256") for s in scenes if s.get("labels")},
+            classes={entry["name"]: entry for entry in body.get("classes", [])},
+            patches={split: int(count["patches"]) for split, count in counts.items()},
+        )
+
+
+def _without(scene: Mapping[str, Any], word: str) -> dict[str, Any]:
+    """Return what a scene is by itself: not its labels, nor where it came from."""
+    return {k: v for k, v in scene.items() if word not in k and "source" not in k}
+
+
+def _read_at(store: DataStore, revision: str, *paths: str) -> Sequence[str | None]:
+    """Return files that DVC tracks as they were, from its cache or a remote."""
+    from dvc.api import DVCFileSystem
+
+    config = {"core": {"site_cache_dir": str(store.root / ".dvc" / "tmp" / "site")}}
+    files = DVCFileSystem(str(store.root), rev=revision, config=config)
+    return [files.read_text(path) if files.exists(path) else None for path in paths]

@@ -1,0 +1,418 @@
+"""A git + DVC work tree, by the two command lines; made on first use, killed at any point."""
+
+from __future__ import annotations
+
+import configparser
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from satseg_ray.errors import DatasetVersionNotFound, InUse, MissingFile, UnwritableProduct
+from satseg_ray.products import fresh_file, locked
+
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+# A detached gc would hold on to the locks that it inherits
+_PLAIN = (
+    "-c", "user.name=satseg_ray", "-c", "user.email=satseg_ray@localhost",
+    "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.hooksPath=/dev/null",
+    "-c", "core.autocrlf=false",
+)  # fmt: skip
+# One start of DVC, half a second, for several commands
+_DVC = (
+    "import json, sys\n"
+    "from dvc.cli import main\n"
+    "for command in json.loads(sys.argv[1]):\n"
+    "    if code := main(command):\n"
+    "        sys.exit(code)\n"
+)
+_GIT_IGNORE = "/raw/*\n!/raw/*.dvc\n/patches/\n/pipelines/*/model.json\n.*.partial\n.*.lock\n"
+_FICLONE = 0x40049409
+_PATIENCE = 5.0
+"""Seconds that somebody else's git or DVC gets to end by itself."""
+
+
+@dataclass(frozen=True)
+class GitUse:
+    """What one git command uses instead of the work tree's own files, and its clock.
+
+    ``bare``: git finds the repository by its arguments alone.
+    """
+
+    index: Path | None = None
+    tree: Path | None = None
+    date: str | None = None
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The work tree at ``root``; ``held`` are locks that its git processes inherit.
+
+    So a lock ends with the last process that changes the work tree under it, also where the job
+    that started that process was killed.
+    """
+
+    root: Path
+    held: tuple[int, ...] = ()
+
+    @property
+    def git_directory(self) -> Path:
+        """Where git keeps its objects."""
+        return self.root / ".git"
+
+    @property
+    def scratch(self) -> Path:
+        """A folder on the same disk that neither git nor DVC tracks."""
+        return self.root / ".dvc" / "tmp" / "satseg"
+
+    def created(self) -> Repository:
+        """Return the repository after making what is missing of it.
+
+        ``.git`` comes last, with a first commit in it: a work tree that has it is complete.
+
+        Raises:
+            UnwritableProduct: there is no space for it, or no right to write.
+        """
+        if not self.git_directory.is_dir():
+            self.root.mkdir(parents=True, exist_ok=True)
+            with locked(self.root / "repository", exclusive=True, wait=True) as held:
+                if not self.git_directory.is_dir():
+                    Repository(self.root, (*self.held, *held))._create()
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def _create(self) -> None:
+        side = self.root / ".repository.partial"
+        shutil.rmtree(side, ignore_errors=True)
+        (side / ".dvc").mkdir(parents=True)
+        files = {
+            ".dvc/config": _first_config(side),
+            ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+            ".dvcignore": "",
+            ".gitignore": _GIT_IGNORE,
+        }
+        for name, text in files.items():
+            (side / name).write_text(text, encoding="utf-8")
+        draft = Repository(side, self.held)
+        draft.git("init", "--quiet", "--initial-branch=main", str(side), use=GitUse(bare=True))
+        draft.git("add", "--force", "--", *files)
+        draft.git("commit", "--quiet", "-m", "Begin to version data sets")
+        for name in files:
+            target = self.root / name
+            target.parent.mkdir(exist_ok=True)
+            if not target.exists():
+                with fresh_file(target) as partial:
+                    partial.write_bytes((side / name).read_bytes())
+        (side / ".git").rename(self.git_directory)
+        shutil.rmtree(side)
+
+    def git(self, *arguments: str, text: str = "", use: GitUse | None = None) -> str:
+        """Run git with ``text`` as its input; return what it prints, without the last newline.
+
+        Raises:
+            UnwritableProduct: git failed.
+        """
+        use = use or GitUse()
+        tree = use.tree or self.root
+        more: dict[str, str] = {}
+        if not use.bare:
+            more |= {"GIT_DIR": str(self.git_directory), "GIT_WORK_TREE": str(tree)}
+        if use.index:
+            more["GIT_INDEX_FILE"] = str(use.index)
+        if use.date:
+            more |= {"GIT_AUTHOR_DATE": use.date, "GIT_COMMITTER_DATE": use.date}
+        done = self._run(["git", *_PLAIN, *arguments], tree, more, text, self.held)
+        if done.returncode:
+            raise _failed(self.root, f"git {arguments[0]}", done.stderr)
+        return done.stdout.removesuffix("\n")
+
+    def asks(self, *arguments: str) -> str | None:
+        """Return the answer of a git command, or ``None`` where it fails."""
+        try:
+            return self.git(*arguments)
+        except UnwritableProduct:
+            return None
+
+    def dvc(self, tree: Path, *commands: Sequence[str]) -> None:
+        """Run DVC commands, one after the other, in the side tree ``tree``.
+
+        They hold no lock of ours: whatever DVC still does there after its job was killed touches a
+        folder that nobody reads, and a cache to which files are only added, each in one step.
+
+        Raises:
+            UnwritableProduct: one of them failed.
+        """
+        more = {
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(tree / ".dvc" / "tmp" / "site"),
+        }
+        arguments = json.dumps([list(command) for command in commands])
+        done = self._run([sys.executable, "-c", _DVC, arguments], tree, more)
+        if done.returncode:
+            raise _failed(tree, f"dvc {commands[0][0]}", done.stderr)
+
+    def reproduce(self, pipeline: str, environment: Mapping[str, str]) -> None:
+        """Run ``dvc repro`` of a ``dvc.yaml`` in the work tree; stages write to stderr.
+
+        Raises:
+            UnwritableProduct: a stage failed.
+        """
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        site = str(self.root / ".dvc" / "tmp" / "site")
+        more = {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": site, "PATH": path}
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", pipeline],
+            cwd=self.root,
+            env=clean_environment() | more | dict(environment),
+            stdout=sys.stderr.fileno(),
+            pass_fds=self.held,
+            check=False,
+        )
+        if done.returncode:
+            raise UnwritableProduct(
+                pipeline, "could not be reproduced", "Its stages say why, above."
+            )
+
+    def _run(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        more: Mapping[str, str],
+        text: str = "",
+        held: tuple[int, ...] = (),
+    ) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                command,
+                cwd=folder,
+                env=clean_environment() | dict(more),
+                input=text,
+                capture_output=True,
+                encoding="utf-8",
+                errors="surrogateescape",
+                pass_fds=held,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            if folder.is_dir():
+                raise MissingFile(command[0], "is not installed", "Install it.") from error
+            raise
+
+    def resolve(self, revision: str) -> str:
+        """Return the hash of the commit that a user's word names.
+
+        Raises:
+            DatasetVersionNotFound: it names none, or is no word for one.
+        """
+        good = _REVISION.fullmatch(revision) and ".." not in revision
+        wanted = ("--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+        found = self.asks("rev-parse", *wanted) if good else None
+        if not found:
+            raise DatasetVersionNotFound(
+                revision, "is no version here", "List them by jobs/data.py versions."
+            )
+        return found
+
+    def file_at(self, revision: str, path: str) -> str | None:
+        """Return a tracked text file as it was, or ``None`` where it was not there."""
+        if self.asks("cat-file", "-e", f"{revision}:{path}") is None:
+            return None
+        return self.git("show", f"{revision}:{path}") + "\n"
+
+    def files_in(self, names: Sequence[str]) -> list[str | None]:
+        """Return text files by ``revision:path``, ``None`` for one that is not there.
+
+        One git for all of them.
+        """
+        asked = "".join(f"{name}\n" for name in names)
+        answer = self.git("cat-file", "--batch", text=asked).encode("utf-8", "surrogateescape")
+        found: list[str | None] = []
+        for _ in names:
+            header, _, answer = answer.partition(b"\n")
+            if header.endswith(b" missing"):
+                found.append(None)
+                continue
+            size = int(header.split()[-1])
+            found.append(answer[:size].decode("utf-8", "surrogateescape"))
+            answer = answer[size + 1 :]
+        return found
+
+    def files_at(self, revision: str, *paths: str) -> list[str]:
+        """Return the tracked files at or below ``paths`` as they were."""
+        listed = self.git("ls-tree", "-r", "-z", "--name-only", revision, "--", *paths)
+        return [name for name in listed.split("\0") if name]
+
+    def side_tree(self, folder: Path) -> None:
+        """Make ``folder`` a DVC work tree without git that shares this one's cache and remotes."""
+        (folder / ".dvc").mkdir(parents=True)
+        config = self._config()
+        for section in ("core", "cache"):
+            if not config.has_section(section):
+                config.add_section(section)
+        config.remove_option("core", "autostage")
+        for name, value in (("no_scm", "true"), ("analytics", "false"), ("check_update", "false")):
+            config.set("core", name, value)
+        cache = config.get("cache", "dir", fallback="cache")
+        config.set("cache", "dir", os.path.join(self.root, ".dvc", cache))
+        for section in filter(_is_remote, config.sections()):
+            url = config.get(section, "url", fallback="")
+            if url and "://" not in url:
+                config.set(section, "url", os.path.join(self.root, ".dvc", url))
+        with (folder / ".dvc" / "config").open("w", encoding="utf-8") as file:
+            config.write(file)
+
+    @property
+    def has_remotes(self) -> bool:
+        """Whether what is missing in the cache may be elsewhere."""
+        return any(map(_is_remote, self._config().sections()))
+
+    def _config(self) -> configparser.ConfigParser:
+        config = configparser.ConfigParser(interpolation=None)
+        config.read([self.root / ".dvc" / name for name in ("config", "config.local")], "utf-8")
+        return config
+
+    @contextmanager
+    def alone(self, *folders: Path) -> Iterator[None]:
+        """Keep DVC commands of others out of the work tree, and clear locks of dead processes.
+
+        Raises:
+            InUse: a living process holds git's or DVC's lock, or DVC writes one of ``folders``.
+        """
+        path = self.root / ".dvc" / "tmp" / "lock"  # as DVC itself takes it
+        with path.open("a") as lock:
+            end = time.monotonic() + _PATIENCE
+            while not _flocked(lock.fileno()):
+                if time.monotonic() > end:
+                    raise _in_use(path, "a DVC command")
+                time.sleep(0.05)
+            self._refuse_writers(folders)
+            self.clear_stale_locks()
+            yield
+
+    def _refuse_writers(self, folders: Sequence[Path]) -> None:
+        """Refuse folders that a living DVC process has entered as being written."""
+        path = self.root / ".dvc" / "tmp" / "rwlock"
+        try:
+            writers = json.loads(path.read_text("utf-8")).get("write", {})
+        except (OSError, ValueError):
+            return
+        for name, entry in writers.items():
+            busy = any(Path(name) in (f, *f.parents) or f in Path(name).parents for f in folders)
+            if busy and psutil.pid_exists(int(entry["pid"])):
+                raise _in_use(name, f"process {entry['pid']} ({entry.get('cmd', 'dvc')})")
+
+    def clear_stale_locks(self) -> None:
+        """Remove git's lock files whose owner is dead; for the living there is some patience.
+
+        Raises:
+            InUse: a living process holds one.
+        """
+        end = time.monotonic() + _PATIENCE
+        git = self.git_directory
+        for path in [*git.glob("*.lock"), *(git / "refs").rglob("*.lock")]:
+            while (owner := _owner(path, self.root)) is not None:
+                if time.monotonic() > end:
+                    raise _in_use(path, f"process {owner.pid}")
+                time.sleep(0.05)
+            path.unlink(missing_ok=True)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without what leads git or DVC to another repository."""
+    kept = ("DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or not name.startswith(("GIT_", "DVC_"))
+    }
+    plain = {"LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    return environment | plain | {"GIT_TERMINAL_PROMPT": "0"}
+
+
+def _is_remote(section: str) -> bool:
+    return section.strip("'\"").startswith("remote ")
+
+
+def _first_config(folder: Path) -> str:
+    # A hard link first makes DVC link into its cache as well: no second copy on the disk
+    links = "reflink,hardlink,copy" if _reflinks(folder) else "hardlink,copy"
+    return (
+        f'[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = "{links}"\n'
+    )
+
+
+def _reflinks(folder: Path) -> bool:
+    """Tell whether a file in ``folder`` can share its blocks with a copy of it."""
+    source, copy = folder / ".reflink-of", folder / ".reflink"
+    source.write_bytes(b"x" * 4096)
+    try:
+        with source.open("rb") as one, copy.open("wb") as other:
+            fcntl.ioctl(other, _FICLONE, one.fileno())
+        return True
+    except OSError:
+        return False
+    finally:
+        source.unlink()
+        copy.unlink(missing_ok=True)
+
+
+def _flocked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _owner(path: Path, root: Path) -> psutil.Process | None:
+    """Return a living process that may have made a lock file: older than it, and at work here.
+
+    Processes of other machines cannot be seen.
+    """
+    try:
+        made = path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    for process in psutil.process_iter():
+        try:
+            older = process.pid != os.getpid() and process.create_time() <= made + 1
+            if older and _works_on(process, path, root):
+                return process
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+def _works_on(process: psutil.Process, path: Path, root: Path) -> bool:
+    """Tell whether a process has ``path`` open, or is git or DVC and works below ``root``."""
+    try:
+        command = process.cmdline()
+        tool = process.name().startswith("git") or "dvc" in map(os.path.basename, command[:3])
+        if tool and (Path(process.cwd()).is_relative_to(root) or str(root) in " ".join(command)):
+            return process.status() != psutil.STATUS_ZOMBIE
+        return any(file.path == str(path) for file in process.open_files())
+    except psutil.AccessDenied:  # another user's: it may be
+        return process.name().startswith("git")
+
+
+def _in_use(path: object, whom: str) -> InUse:
+    return InUse(path, f"is held by {whom}", "Wait for it to end, or stop it.")
+
+
+def _failed(root: Path, what: str, stderr: str) -> UnwritableProduct:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    return UnwritableProduct(
+        root, f"{what} failed ({'; '.join(lines[-3:]) or 'it said nothing'})",
+        "Look at the disk's space and rights, and at 'git fsck' and 'dvc doctor' there.",
+    )  # fmt: skip
