@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,14 @@ from satseg_ray.classes import IGNORE, ClassDef, ClassTable
 from satseg_ray.errors import DatasetNotFound, EmptySplit
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.raster import Tile
-from satseg_ray.patches.schema import Patch, cut_patch, patch_schema
+from satseg_ray.patches.schema import Patch, cut_patch, patch_schema, with_tensors
 from satseg_ray.patches.split import PatchKey
 from satseg_ray.patches.stats import SplitStats
-from satseg_ray.patches.store import PatchManifest, PatchStore, SplitReader, write_part
+from satseg_ray.patches.store import PatchManifest, PatchStore, SplitReader, _PartFile, write_part
 from tests.factories import random_pixels
 
 SIDE, BANDS, CLASSES = 16, 3, 4
+ALL = np.ones((SIDE, SIDE), np.bool_)
 DTYPES = ["uint8", "int16", "uint16", "float32"]
 
 
@@ -85,25 +88,99 @@ def test_a_position_beyond_the_split_is_an_error(stored, position):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_plain_pyarrow_reads_the_tensors(tmp_path, dtype):
-    (path,) = write_parts(tmp_path, [make_patch(i, dtype) for i in range(3)], dtype, [3])
-    table = pq.read_table(path)
-    assert table.schema == patch_schema(SIDE, BANDS, dtype)
-    image = table.column("image")
-    assert isinstance(image.type, pa.FixedShapeTensorType)
-    assert list(image.type.shape) == [SIDE, SIDE, BANDS]
-    np.testing.assert_array_equal(
-        image.combine_chunks().to_numpy_ndarray()[1], make_patch(1, dtype).image
-    )
-    share = np.array(table.column("labelled_share"))
-    np.testing.assert_allclose(share, [make_patch(i).labelled_share for i in range(3)])
+def test_plain_pyarrow_reads_the_arrays_by_what_the_file_says(tmp_path, dtype):
+    patches = [replace(make_patch(0, dtype), valid=ALL), *(make_patch(i, dtype) for i in (1, 2))]
+    (path,) = write_parts(tmp_path, patches, dtype, [3])
+    schema = pq.read_schema(path)
+    assert schema == patch_schema(SIDE, BANDS, dtype)
+    about = {name: json.loads(schema.metadata[name.encode()]) for name in ("image", "mask")}
+    for row, patch in zip(pq.read_table(path).to_pylist(), patches, strict=True):
+        arrays = {
+            name: np.frombuffer(row[name], told["dtype"]).reshape(told["shape"])
+            for name, told in about.items()
+        }
+        np.testing.assert_array_equal(np.moveaxis(arrays["image"], 0, -1), patch.image)
+        np.testing.assert_array_equal(arrays["mask"], patch.mask)
+        assert row["labelled_share"] == pytest.approx(patch.labelled_share)
+        assert (row["valid"] is None) == bool(patch.valid.all())
 
 
-def test_parts_are_zstd_and_their_columns_hold_no_null(tmp_path):
-    (path,) = write_parts(tmp_path, [make_patch(0)], "uint16", [1])
-    group = pq.read_metadata(path).row_group(0)
-    assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
-    assert not any(field.nullable for field in pq.read_schema(path))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_table_of_patches_becomes_one_of_tensors(tmp_path, dtype):
+    patches = [replace(make_patch(0, dtype), valid=ALL), make_patch(1, dtype)]
+    (path,) = write_parts(tmp_path, patches, dtype, [2])
+    table = with_tensors(pq.read_table(path))
+    for name, wanted in (
+        ("image", [np.moveaxis(p.image, -1, 0) for p in patches]),
+        ("mask", [p.mask for p in patches]),
+        ("valid", [p.valid for p in patches]),
+    ):
+        assert isinstance(table.column(name).type, pa.FixedShapeTensorType)
+        found = table.column(name).combine_chunks().to_numpy_ndarray()
+        np.testing.assert_array_equal(found, np.stack(wanted))
+
+
+def test_only_what_is_valid_everywhere_is_null(tmp_path):
+    whole = [replace(make_patch(i), valid=ALL) for i in range(2)]
+    (path,) = write_parts(tmp_path, whole, "uint16", [2])
+    assert pq.read_table(path).column("valid").null_count == 2
+    assert {f.name for f in pq.read_schema(path) if f.nullable} == {"valid"}
+    assert SplitReader([path]).read([0, 1]).valid.all()
+
+
+def test_a_patch_is_read_from_its_place_in_the_file(tmp_path, monkeypatch):
+    side, bands = 256, 3
+    rng = np.random.default_rng(0)
+    blank = np.zeros((side, side), np.uint8)
+    patches = [
+        Patch(
+            PatchKey("train", "a", Window(i * side, 0, side, side)),
+            rng.integers(0, 256, (side, side, bands), dtype=np.uint8),
+            blank + i,
+            blank == 0,
+        )
+        for i in range(30)
+    ]
+    path = tmp_path / "train" / "part.parquet"
+    write_part(path, patches, patch_schema(side, bands, "uint8"))
+    assert pq.read_metadata(path).num_row_groups == 2
+    monkeypatch.delattr(_PartFile, "_slowly")
+    batch = SplitReader([path]).read(range(30))
+    np.testing.assert_array_equal(batch.image, np.stack([p.image for p in patches]))
+    np.testing.assert_array_equal(batch.mask, np.stack([p.mask for p in patches]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"compression": "zstd"},
+        {"compression": "snappy", "use_dictionary": False, "row_group_size": 2},
+        {"compression": "none", "use_dictionary": True},
+        {"compression": "none", "use_dictionary": False, "data_page_version": "2.0"},
+        {
+            "compression": "none",
+            "use_dictionary": False,
+            "write_batch_size": 1,
+            "data_page_size": 1,
+        },
+    ],
+)
+def test_files_that_another_program_wrote_anew_read_the_same(tmp_path, layout, count):
+    patches = [make_patch(i) for i in range(count)]
+    (path,) = write_parts(tmp_path, patches, "uint16", [count])
+    pq.write_table(pq.read_table(path), path, **({"compression": "none"} | layout))
+    ids = list(range(count))[::-1]
+    batch = SplitReader([path]).read(ids)
+    for name in ("image", "mask", "valid"):
+        wanted = np.stack([getattr(patches[i], name) for i in ids])
+        np.testing.assert_array_equal(getattr(batch, name), wanted)
+
+
+def test_patches_in_another_layout_are_named_with_the_remedy(tmp_path):
+    pq.write_table(pa.table({"image": [1]}), tmp_path / "old.parquet")
+    with pytest.raises(DatasetNotFound, match=r"jobs/tile\.py again"):
+        SplitReader([tmp_path / "old.parquet"])
 
 
 def test_the_same_patches_give_the_same_bytes(tmp_path):

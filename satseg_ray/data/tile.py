@@ -45,8 +45,8 @@ from satseg_ray.runtime import cluster_cpus, ray_session
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.workspace import Workspace
 
-_READ = 1024
-"""Side in pixels of what a task holds at a time, so that it stays in the processor's cache."""
+_READ = 2048
+"""Side in pixels of what a task holds at a time, so that its memory does not grow with units."""
 _ALL_VALID = np.ones((1, 1), np.bool_)
 
 
@@ -246,7 +246,7 @@ class UnitCutter:
                     path = Path(self.folder) / split / f"{row['key']}.parquet"
                     parts[split] = open_parts.enter_context(new_part(path, schema))
                 parts[split].write(stack)
-                found = SplitStats.of_stack(stack, len(self.dataset.classes))
+                found = SplitStats.of_stack(stack, len(self.dataset.classes), split == SPLITS[0])
                 stats[split] = stats[split].add(found)
         return {
             "stats": {split: asdict(found) for split, found in stats.items()},
@@ -285,7 +285,7 @@ class UnitCutter:
 def _label_indexes(labels: SceneReader, window: Window) -> Indexes:
     read = labels.read(window)
     indexes: Indexes = read.pixels[0]
-    if read.valid.all():
+    if read.whole:
         return indexes
     return np.where(read.valid, indexes, np.uint8(IGNORE))
 

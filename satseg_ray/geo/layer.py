@@ -41,11 +41,12 @@ class OwnMask:
 
     def read(self, dataset: Any, place: RasterioWindow) -> Mask:
         """Return where a window (rows, columns) of the open raster is valid."""
-        valid = np.ones((place.height, place.width), np.bool_)
+        # One value that stands for all of them, where the file masks nothing
+        valid: Mask = np.broadcast_to(np.True_, (place.height, place.width))
         if self.alpha:  # GDAL does not tell of it where there is a nodata tag, too
-            valid &= dataset.read(self.alpha, window=place) > 0
+            valid = valid & (dataset.read(self.alpha, window=place) > 0)
         if self.masked:
-            valid &= dataset.dataset_mask(window=place) > 0
+            valid = valid & (dataset.dataset_mask(window=place) > 0)
         return valid
 
 
@@ -85,8 +86,10 @@ class NodataRule:
         """Return where pixels (bands, rows, columns) are nodata; None if there can be none."""
         if self.value is None or math.isnan(self.value):
             return None
-        hit = pixels == self.value
-        hidden: Mask = hit.all(axis=0) if self.in_all else hit.any(axis=0)
+        together = np.logical_and if self.in_all else np.logical_or
+        hidden: Mask = pixels[0] == self.value
+        for band in pixels[1:]:
+            together(hidden, band == self.value, out=hidden)
         return hidden
 
 
@@ -122,6 +125,6 @@ class FileBands:
             pixels: Pixels = self._dataset.read(self.bands, window=place)
             present = self._mask.read(self._dataset, place)
         if pixels.dtype.kind == "f":
-            present &= np.isfinite(pixels).all(axis=0)
+            present = present & np.isfinite(pixels).all(axis=0)
         hidden = self.nodata.hides(pixels)
         return Layer(pixels, present, present if hidden is None else present & ~hidden)

@@ -58,9 +58,14 @@ class Tile:
     pixels: Pixels
     valid: Mask
 
+    @property
+    def whole(self) -> bool:
+        """Whether every pixel is valid."""
+        return bool(self.valid.all() if any(self.valid.strides) else self.valid[:1, :1].all())
+
     def filled(self, fill: Pixels) -> Pixels:
         """Return the pixels with ``fill`` (bands,) wherever a pixel is not valid."""
-        if self.valid.all():
+        if self.whole:
             return self.pixels
         return np.where(self.valid, self.pixels, fill[:, None, None].astype(self.pixels.dtype))
 
@@ -121,6 +126,9 @@ class SceneReader:
             UnreadableRaster: the bytes of the window are damaged.
         """
         inside = window.intersection(self.info.window)
+        if inside == window and len(self._files) == 1:  # nothing to be put together
+            layer = self._files[0].read(window)
+            return Tile(window, _finite(layer.pixels, layer.valid), layer.valid)
         pixels = np.zeros((len(self.bands), window.height, window.width), self.info.dtype)
         valid = np.zeros((window.height, window.width), np.bool_)
         if inside.area:
@@ -134,9 +142,15 @@ class SceneReader:
         for file, layer in zip(self._files, layers, strict=True):
             pixels[file.places if len(layers) > 1 else slice(None)] = layer.pixels
         valid = _valid(layers, self.info.dtype)
-        if pixels.dtype.kind == "f":
-            pixels[:, ~valid] = 0
+        _finite(pixels, valid)
         return valid
+
+
+def _finite(pixels: Pixels, valid: Mask) -> Pixels:
+    """Return pixels of a float scene with zeros, in place, where they are not valid."""
+    if pixels.dtype.kind == "f":
+        pixels[:, ~valid] = 0
+    return pixels
 
 
 def _valid(layers: Sequence[Layer], dtype: str) -> Mask:

@@ -97,7 +97,7 @@ def cut_patches(tile: Tile, labels: Indexes, keys: Sequence[PatchKey]) -> PatchS
     side = keys[0].window.height
     image = np.empty((len(keys), len(tile.pixels), side, side), tile.pixels.dtype)
     mask = np.empty((len(keys), side, side), np.uint8)
-    valid = None if tile.valid.all() else np.empty(mask.shape, np.bool_)
+    valid = None if tile.whole else np.empty(mask.shape, np.bool_)
     for position, key in enumerate(keys):
         rows, cols = key.window.relative_to(tile.window).slices()
         image[position] = tile.pixels[:, rows, cols]
@@ -171,10 +171,28 @@ def _packed(field: pa.Field, values: npt.NDArray[Any], present: pa.Buffer | None
     return pa.FixedSizeBinaryArray.from_buffers(field.type, len(values), [present, data])
 
 
+def tensor_of(schema: pa.Schema, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype of one array of a column, which the file's metadata hold."""
+    about = json.loads(schema.metadata[name.encode()])
+    return tuple(about["shape"]), np.dtype(about["dtype"])
+
+
+def with_tensors(table: pa.Table) -> pa.Table:
+    """Return a table of patches with its arrays as ``arrow.fixed_shape_tensor``.
+
+    The table as pyarrow or Ray Data reads it from the files: the image's shape is (bands, side,
+    side), a null ``valid`` becomes ones.
+    """
+    for name in TENSORS:
+        tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(tensor_column(table, name))
+        number = table.schema.get_field_index(name)
+        table = table.set_column(number, pa.field(name, tensors.type, nullable=False), tensors)
+    return table
+
+
 def tensor_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """Return an array column of a table as one array (rows, ...); a null is all ones."""
-    about = json.loads(table.schema.metadata[name.encode()])
-    dtype, shape = np.dtype(about["dtype"]), tuple(about["shape"])
+    shape, dtype = tensor_of(table.schema, name)
     chunks = [_unpacked(chunk, dtype, shape) for chunk in table.column(name).chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 

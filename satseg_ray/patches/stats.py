@@ -23,7 +23,7 @@ class SplitStats:
     """Counts and moments of the patches of one split; a monoid under :meth:`add`.
 
     ``pixels`` counts each class index, its last entry the unlabelled; ``sums`` and ``squares`` are
-    per band over the valid pixels, exact integers for integer imagery.
+    per band over the ``valid`` pixels, exact integers for integer imagery.
     """
 
     patches: int
@@ -43,11 +43,15 @@ class SplitStats:
         return cls.of_stack(PatchStack.of([patch]), classes)
 
     @classmethod
-    def of_stack(cls, stack: PatchStack, classes: int) -> Self:
-        """Return the statistics of patches together."""
+    def of_stack(cls, stack: PatchStack, classes: int, moments: bool = True) -> Self:
+        """Return the statistics of patches together; without ``moments`` only what is counted."""
+        counts = count_classes(stack.mask, classes)
+        if not moments:
+            none = (0,) * stack.image.shape[1]
+            return cls(len(stack), counts, 0, none, none)
         valid = stack.mask.size if stack.valid is None else int(np.count_nonzero(stack.valid))
         sums, squares = zip(*_moments(stack.image, stack.valid), strict=True)
-        return cls(len(stack), count_classes(stack.mask, classes), valid, sums, squares)
+        return cls(len(stack), counts, valid, sums, squares)
 
     def add(self, other: Self) -> Self:
         """Return the statistics of both together."""

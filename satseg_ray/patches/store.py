@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,22 +20,21 @@ from satseg_ray.classes import ClassTable
 from satseg_ray.errors import DatasetNotFound, EmptySplit
 from satseg_ray.geo.raster import Mask, Pixels
 from satseg_ray.patches.schema import (
+    TENSORS,
     Indexes,
     Patch,
     PatchStack,
     patch_schema,
     tensor_column,
+    tensor_of,
     to_table,
 )
 from satseg_ray.patches.split import SPLITS
 from satseg_ray.products import fresh_file
 
 FILE_NAME = "patches.json"
-_GROUP_BYTES = 1 << 20
-"""Training reads patches in random order: a row group of small patches holds a few, else one."""
-_COMPRESSED = ("mask", "valid")
-"""Imagery gains a fifth by compression, and costs three times as long."""
-_LEVEL = 1
+_GROUP_BYTES = 4 << 20
+"""Imagery in a row group; a column of it is one page, in which each patch has its place."""
 _POOL = pa.system_memory_pool()
 
 
@@ -98,14 +98,13 @@ class PartWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
         self._rows = rows_of_group(schema)
-        names = schema.names
         self._file = pq.ParquetWriter(
             path,
             schema,
-            compression={name: "zstd" if name in _COMPRESSED else "none" for name in names},
-            compression_level={name: _LEVEL for name in _COMPRESSED},
+            compression="none",
             use_dictionary=False,
             write_statistics=False,
+            write_batch_size=self._rows,
             memory_pool=_POOL,
         )
 
@@ -133,7 +132,7 @@ def write_part(path: Path, patches: Sequence[Patch], schema: pa.Schema) -> None:
 
 
 def rows_of_group(schema: pa.Schema) -> int:
-    """Return how many patches are read at once to get one: a row group is about a megabyte."""
+    """Return how many patches a row group holds at most."""
     return max(1, _GROUP_BYTES // int(schema.field("image").type.byte_width))
 
 
@@ -150,48 +149,123 @@ class SplitReader:
     """Random access to the patches of one split, by position in a stated order; thread-safe.
 
     The order is that of the files' names and of the rows in them. Memory is that of one batch and
-    the files' footers.
+    the files' footers. A patch is read from its place in the file; where another program has
+    written the file anew in a layout of its own, with its row group.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._files = list(files)
-        self._footers = [pq.read_metadata(path) for path in self._files]
-        self._ends = list(accumulate(footer.num_rows for footer in self._footers))
-        self._starts = [_starts(footer) for footer in self._footers]
+        self._files = [_PartFile(path) for path in files]
+        self._ends = list(accumulate(file.rows for file in self._files))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def read(self, ids: Sequence[int]) -> PatchBatch:
         """Return the patches at positions ``ids``, in the order asked for."""
-        tables = [self._row(int(i), ("image", "mask", "valid")) for i in ids]
-        table = pa.concat_tables(tables)
+        found = [file.arrays(row) for file, row in map(self._place, ids)]
+        images, masks, valids = zip(*found, strict=True)
         return PatchBatch(
-            image=np.ascontiguousarray(np.moveaxis(tensor_column(table, "image"), 1, -1)),
-            mask=tensor_column(table, "mask"),
-            valid=tensor_column(table, "valid").astype(np.bool_),
+            image=np.stack([np.moveaxis(image, 0, -1) for image in images]),
+            mask=np.stack(masks),
+            valid=np.stack(valids).astype(np.bool_),
         )
 
     def key(self, position: int) -> tuple[str, int, int]:
         """Return ``(scene, row, col)`` of the patch at ``position``."""
-        (row,) = self._row(position, ("scene", "row", "col")).to_pylist()
-        return row["scene"], row["row"], row["col"]
+        file, row = self._place(position)
+        (found,) = file.table(row, ("scene", "row", "col")).to_pylist()
+        return found["scene"], found["row"], found["col"]
 
-    def _row(self, position: int, columns: Sequence[str]) -> pa.Table:
-        index = int(np.searchsorted(self._ends, position, side="right"))
-        row = position - (self._ends[index - 1] if index else 0)
-        footer = self._footers[index]
-        starts = self._starts[index]
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        with pq.ParquetFile(self._files[index], metadata=footer) as file:
+    def _place(self, position: int) -> tuple[_PartFile, int]:
+        index = int(np.searchsorted(self._ends, int(position), side="right"))
+        return self._files[index], int(position) - (self._ends[index - 1] if index else 0)
+
+
+class _PartFile:
+    """One file of patches, by its footer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._footer = pq.read_metadata(path)
+        self._schema = self._footer.schema.to_arrow_schema()
+        if b"image" not in (self._schema.metadata or {}):
+            raise DatasetNotFound(
+                path, "holds no patches as this version writes them", "Run jobs/tile.py again."
+            )
+        groups = range(self._footer.num_row_groups)
+        counts = (self._footer.row_group(group).num_rows for group in groups)
+        self._starts = list(accumulate(counts, initial=0))
+        self.rows = self._starts.pop()
+
+    def arrays(self, row: int) -> list[npt.NDArray[Any]]:
+        """Return image, mask and valid of a patch, as they are stored."""
+        with self._path.open("rb", buffering=0) as file:
+            found = [self._stored(row, name).read(file) for name in TENSORS]
+        return [
+            self._slowly(row, name) if array is None else array
+            for name, array in zip(TENSORS, found, strict=True)
+        ]
+
+    def table(self, row: int, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of one patch, whatever the file's layout."""
+        group, place = self._group(row)
+        with pq.ParquetFile(self._path, metadata=self._footer) as file:
             table = file.read_row_group(group, columns=list(columns), use_threads=False)
-        return table.slice(row - starts[group], 1)
+        return table.slice(place, 1)
+
+    def _slowly(self, row: int, name: str) -> npt.NDArray[Any]:
+        one: npt.NDArray[Any] = tensor_column(self.table(row, [name]), name)[0]
+        return one
+
+    def _group(self, row: int) -> tuple[int, int]:
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return group, row - self._starts[group]
+
+    def _stored(self, row: int, name: str) -> _Stored:
+        group, place = self._group(row)
+        number = self._schema.get_field_index(name)
+        chunk = self._footer.row_group(group).column(number)
+        return _Stored(chunk, place, *tensor_of(self._schema, name))
 
 
-def _starts(footer: pq.FileMetaData) -> list[int]:
-    """Return the first row of each row group."""
-    counts = (footer.row_group(i).num_rows for i in range(footer.num_row_groups - 1))
-    return list(accumulate(counts, initial=0))
+@dataclass(frozen=True)
+class _Stored:
+    """The array of one row in a column chunk of a file."""
+
+    chunk: Any
+    row: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def read(self, file: Any) -> npt.NDArray[Any] | None:
+        """Return the array, or None where it has no place of its own in the open file.
+
+        It has one in a column of one plain page, without compression and nulls; a column of nulls
+        stands for ones.
+        """
+        values = np.ones(self.shape, self.dtype)
+        page = self.chunk.num_values * values.nbytes
+        header = self.chunk.total_compressed_size - page
+        if self.chunk.total_compressed_size < values.nbytes:
+            return values
+        if self.chunk.compression != "UNCOMPRESSED" or self.chunk.has_dictionary_page:
+            return None
+        start = _plain_page(page)
+        file.seek(self.chunk.data_page_offset)
+        if header < len(start) or file.read(len(start)) != start:
+            return None
+        file.seek(self.chunk.data_page_offset + header + self.row * values.nbytes)
+        if file.readinto(values) != values.nbytes:
+            raise OSError(f"{file.name} ends within a patch")
+        return values
+
+
+def _plain_page(size: int) -> bytes:
+    """Return how the header of a data page of ``size`` bytes begins, in Thrift's compact way."""
+    varint, rest = b"", size << 1
+    while rest > 127:
+        varint, rest = varint + bytes([rest & 127 | 128]), rest >> 7
+    return b"\x15\x00\x15" + varint + bytes([rest])
 
 
 class PatchStore:
