@@ -153,6 +153,15 @@ def test_extremes_of_floats_are_the_same_in_parts(values, cut):
     assert parts.facts("a") == whole.facts("a")
 
 
+def test_the_largest_floats_neither_warn_nor_spoil_the_facts(scene):
+    values = random_pixels((64, 80), 1, "float32")
+    values[0, 0], values[0, 1] = np.finfo(np.float32).min, np.finfo(np.float32).max
+    facts = scene("a.tif", values)
+    assert sum(facts.bands[0].histogram) == 64 * 80
+    assert json.loads(facts.to_json())["bands"][0]["low"]["count"] == 80
+    assert "suspicious-nodata" in {f.code for f in apply_rules(Collection((facts,), RULE))}
+
+
 def test_facts_survive_json(scene):
     facts = scene("a.tif", labels=labels_of(), dtype="float32", bands=2, nodata=float("nan"))
     assert SceneFacts.from_json(facts.to_json()).to_json() == facts.to_json()
@@ -312,6 +321,12 @@ def test_neighbours_that_share_an_edge_do_not_share_ground(scene):
     first = scene("a.tif")
     second = scene("b.tif", seed=1, transform=from_origin(500_790, 4_600_000, 10, 10))
     assert judged([first, second]) == {}
+
+
+def test_grids_without_a_size_are_survived(scene):
+    flat = replace(scene("a.tif"), transform=(0.0,) * 6)
+    found = judged([flat, replace(flat, name="b", digest="b")])
+    assert "misaligned-grids" not in found
 
 
 def test_masks_swapped_between_two_images_are_told_by_their_sizes(tmp_path):
