@@ -251,10 +251,10 @@ def _smooth(counts: Sequence[int], beyond: bool) -> list[float]:
     These are zero if they hold what lies ``beyond`` their bins, too.
 
     >>> _smooth([9, 1, 4, 1, 9], beyond=True)
-    [0, 1.5, 2.5, 1.5, 0]
+    [0, 1.75, 2.5, 1.75, 0]
     """
     ends = [0, 0] if beyond else [counts[0], counts[-1]]
-    inner = [0, *counts[1:-1], 0]
+    inner = [counts[1], *counts[1:-1], counts[-2]]
     smooth = [(a + 2 * b + c) / 4 for a, b, c in zip(inner, inner[1:], inner[2:], strict=False)]
     return [ends[0], *smooth, ends[1]]
 
