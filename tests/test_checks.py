@@ -20,10 +20,11 @@ from rasterio.transform import from_origin
 
 from satseg_ray.checks.bands import FloatTally, IntegerTally
 from satseg_ray.checks.classfiles import find_class_files
+from satseg_ray.checks.collection import Collection
 from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.measure import Measured, Subject, ground_sample_distance, measure
 from satseg_ray.checks.pairing import pair
-from satseg_ray.checks.rules import Collection, apply_rules, strict
+from satseg_ray.checks.rules import apply_rules, strict
 from satseg_ray.checks.survey import survey_labels
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.errors import ConfigError
@@ -188,9 +189,9 @@ def test_not_finite_pixels_are_counted_by_band(tmp_path):
     assert "about 15 in all: a" in judged([facts])["not-finite"].problem
 
 
-@pytest.mark.parametrize("bands", [1, 3, 32])
+@pytest.mark.parametrize("bands", [1, 9])
 def test_memory_holds_blocks_and_never_a_scene(tmp_path, bands):
-    path = write_raster(tmp_path / "a.tif", shape=(1300, 1100), bands=bands, dtype="float32")
+    path = write_raster(tmp_path / "a.tif", shape=(600, 4200), bands=bands, dtype="float32")
     windows = []
 
     class Watched(SceneReader):
@@ -202,8 +203,8 @@ def test_memory_holds_blocks_and_never_a_scene(tmp_path, bands):
         facts = measure(Subject("a", "a.tif"), reader, RULE).facts
     largest = max(window.area for window in windows)
     assert largest * bands * 4 <= 64 << 20
-    assert sum(window.area for window in windows) <= 1300 * 1100 + 25 * 128 * 128
-    assert facts.valid == 1300 * 1100
+    assert sum(window.area for window in windows) <= 600 * 4200 + 25 * 128 * 128
+    assert facts.valid == 600 * 4200
 
 
 def test_a_setting_that_does_not_fit_is_no_defect_of_the_data(tmp_path):

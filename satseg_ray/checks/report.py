@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from satseg_ray.checks.collection import Collection
 from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.page import page
-from satseg_ray.checks.rules import Collection
 from satseg_ray.checks.words import counted, percent
 from satseg_ray.classes import ClassTable
 from satseg_ray.findings import Finding
