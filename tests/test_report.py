@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from satseg_ray.checks.collection import Collection
 from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.measure import Subject, measure
 from satseg_ray.checks.page import MOST_SCENES, band_colors
 from satseg_ray.checks.report import PICTURES, Report
-from satseg_ray.checks.rules import Collection, apply_rules
+from satseg_ray.checks.rules import apply_rules
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.findings import Finding
 from satseg_ray.geo.labels import LabelReader, LabelRule

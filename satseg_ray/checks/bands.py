@@ -203,7 +203,8 @@ def _widened(start: float, stop: float, least: float, most: float) -> tuple[floa
 def _bins(values: Values, span: tuple[float, float]) -> npt.NDArray[np.uint8]:
     """Return the bin of each value; those outside of the span are in the first and the last."""
     wide = values.astype(np.float64) if values.dtype.kind != "f" else values
-    places = (wide - wide.dtype.type(span[0])) * wide.dtype.type(BINS / (span[1] - span[0]))
+    with np.errstate(over="ignore"):  # the largest floats less the lowest: in the last bin
+        places = (wide - wide.dtype.type(span[0])) * wide.dtype.type(BINS / (span[1] - span[0]))
     np.clip(places, 0, BINS - 1, out=places)
     return places.astype(np.uint8)
 

@@ -143,7 +143,7 @@ def _see(scene: Scene, picture: _Picture, seen: Callable[[Tile], object]) -> _Se
     edges = [_Edge(value) for value in _suspects(dtype)]
     valid = 0
     with _NotFinite.of(scene) as not_finite:
-        for window in scene.info.window.blocks(*_block_shape(len(scene.bands), dtype)):
+        for window in scene.info.window.blocks(*block_shape(len(scene.bands), dtype)):
             tile = scene.read(window)
             digest.update(np.ascontiguousarray(tile.pixels).data)
             valid += int(np.count_nonzero(tile.valid))
@@ -162,8 +162,12 @@ def _see(scene: Scene, picture: _Picture, seen: Callable[[Tile], object]) -> _Se
     return _Seen(valid, digest.hexdigest(), bands, tuple(edge.border() for edge in edges))
 
 
-def _block_shape(bands: int, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Return the shape of the blocks that are read: of 64 MiB or 512 x 512 pixels at most."""
+def block_shape(bands: int, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return the height and width of the blocks that are read: 64 MiB at most, or 512 x 512.
+
+    >>> block_shape(3, np.dtype("uint8")), block_shape(32, np.dtype("float32"))
+    ((512, 4096), (512, 1024))
+    """
     width = BLOCK_BYTES // (512 * bands * dtype.itemsize) // 512 * 512
     return 512, min(max(width, 512), 4096)
 

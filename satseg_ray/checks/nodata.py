@@ -22,6 +22,9 @@ SENTINELS = frozenset((-999.0, -9999.0, -99999.0, -32768.0, -32767.0, 32767.0, 6
 APART = 16
 """How far from the next value, at least, a value stands that is taken for no measurement."""
 
+FEWEST = 256
+"""Pixels of a band from which on a gap between its values says something."""
+
 ISOLATED_SHARE = 0.001
 BORDER_SHARE = 0.005
 EDGE_SHARE = 0.1
@@ -79,7 +82,7 @@ def _frames(border: Border, scene: SceneFacts) -> bool:
 def _stands_apart(end: Extreme, band: BandFacts) -> bool:
     if end.value in SENTINELS and (end.next is None or end.gap() >= APART):
         return True
-    if end.next is None or band.low is None or band.high is None:
+    if end.next is None or band.low is None or band.high is None or band.count < FEWEST:
         return False
     others = abs((band.high if end is band.low else band.low).value - end.next)
     return end.gap() > others >= APART and end.count >= ISOLATED_SHARE * band.count

@@ -228,14 +228,15 @@ def _histograms(bands: Sequence[Json]) -> Iterator[str]:
 
 
 def _curve(band: Json, start: float, stop: float, color: str) -> str:
-    """Return a band's histogram as a curve; its peak is at the top, whatever its count."""
+    """Return a band's histogram as a curve up to its peak; higher first and last bins are cut."""
     first, last = band["span"]
-    counts = _smooth(band["histogram"])
-    top = max(counts) or 1
+    beyond = band["low"]["value"] < first or band["high"]["value"] >= last
+    counts = _smooth(band["histogram"], beyond)
+    top = max(counts[1:-1]) or max(counts) or 1
     width = (last - first) / len(counts)
     points = " ".join(
         f"{_WIDTH * (first + (i + 0.5) * width - start) / (stop - start):.1f},"
-        f"{_HEIGHT - 0.94 * _HEIGHT * count / top:.1f}"
+        f"{_HEIGHT - 0.94 * _HEIGHT * min(count / top, 1):.1f}"
         for i, count in enumerate(counts)
     )
     return (
@@ -244,16 +245,18 @@ def _curve(band: Json, start: float, stop: float, color: str) -> str:
     )
 
 
-def _smooth(counts: Sequence[int]) -> list[float]:
-    """Return each count averaged with its neighbours, the ends left out: they hold all beyond.
+def _smooth(counts: Sequence[int], beyond: bool) -> list[float]:
+    """Return counts, each averaged with its neighbours but for the first and the last.
 
-    >>> _smooth([9, 1, 4, 1, 9])
-    [0.0, 1.25, 2.5, 1.25, 0.0]
+    These are zero if they hold what lies ``beyond`` their bins, too.
+
+    >>> _smooth([9, 1, 4, 1, 9], beyond=True)
+    [0, 1.75, 2.5, 1.75, 0]
     """
-    inner = [0.0, *map(float, counts[1:-1]), 0.0]
-    padded = [0.0, *inner, 0.0]
-    middle = [(padded[i] + 2 * padded[i + 1] + padded[i + 2]) / 4 for i in range(len(inner))]
-    return [0.0, *middle[1:-1], 0.0]
+    ends = [0, 0] if beyond else [counts[0], counts[-1]]
+    inner = [counts[1], *counts[1:-1], counts[-2]]
+    smooth = [(a + 2 * b + c) / 4 for a, b, c in zip(inner, inner[1:], inner[2:], strict=False)]
+    return [ends[0], *smooth, ends[1]]
 
 
 _USUAL = {"red": "#c8453b", "green": "#3f8f4e", "blue": "#3a6fb5", "nir": "#8a5a9e"}

@@ -26,7 +26,7 @@ def misaligned_grids(scenes: Iterable[SceneFacts]) -> Iterator[Finding]:
     """
     groups: dict[object, list[SceneFacts]] = defaultdict(list)
     for scene in scenes:
-        if scene.crs and scene.transform:
+        if scene.crs and scene.transform and not Affine.from_gdal(*scene.transform).is_degenerate:
             sides = tuple(round(scene.transform[i], 9) for i in (1, 2, 4, 5))
             groups[scene.crs, sides].append(scene)
     off: list[tuple[float, SceneFacts, SceneFacts]] = []

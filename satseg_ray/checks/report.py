@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from satseg_ray.checks.collection import Collection
 from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.page import page
-from satseg_ray.checks.rules import Collection
 from satseg_ray.checks.words import counted, percent
 from satseg_ray.classes import ClassTable
 from satseg_ray.findings import Finding
@@ -94,9 +94,8 @@ class Report:
 
         The page shows the pictures that lie in ``thumbnails/`` there.
         """
-        text = json.dumps(self.to_dict(), sort_keys=True, indent=1, allow_nan=False)
         with fresh_file(folder / REPORT) as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+            partial.write_text(_json(self.to_dict()), encoding="utf-8")
         names = {path.name for path in (folder / PICTURES).glob("*.png")}
         pictures = {name: f"{PICTURES}/{name}" for name in names}
         with fresh_file(folder / OVERVIEW) as partial:
@@ -124,6 +123,19 @@ class Report:
             f"{totals['megapixels']:.4g} megapixels, {percent(totals['labelled_share'])} labelled"
         )
         return text + (f"; {counted(refused, 'scene')} refused" if refused else "")
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    """Return a JSON object with sorted keys, and each scene and each finding on a line."""
+
+    def line(value: Any) -> str:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+
+    def lines(value: Any) -> str:
+        rows = ",\n".join(f"  {line(item)}" for item in value) if isinstance(value, list) else ""
+        return f"[\n{rows}\n ]" if rows else line(value)
+
+    return "{\n" + ",\n".join(f' "{key}": {lines(body[key])}' for key in sorted(body)) + "\n}\n"
 
 
 def _share(part: int, whole: int) -> float:

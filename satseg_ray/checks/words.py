@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 
 def counted(count: int, what: str) -> str:
@@ -22,11 +22,6 @@ def listed(items: Sequence[str], most: int = 3) -> str:
     """
     rest = len(items) - most
     return ", ".join(items[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def have(items: Collection[object]) -> str:
-    """Return the verb that goes with so many."""
-    return "has" if len(items) == 1 else "have"
 
 
 def percent(share: float) -> str:
