@@ -367,6 +367,22 @@ def test_lines_and_points_are_as_wide_as_asked_in_metres_on_the_ground(
     assert not findings
 
 
+@pytest.mark.parametrize("size", [1e7, 1e10, 1e14])
+def test_shapes_far_larger_than_the_scene_cover_it(tmp_path, size):
+    shapes = [box(-size, -size, size, size), shapely.Polygon([(40, -size), (size, 0), (40, size)])]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["land", "water"]))
+    mask, _ = burnt(path, RULE, PIXELS)
+    assert (mask[:, :40] == 0).all()
+    assert (mask[:, 40:] == 1).all()
+
+
+def test_a_file_that_changes_is_read_anew(tmp_path):
+    for kind, index in (("roof", 2), ("water", 1)):
+        shape = box(500_000, 4_599_000, 501_000, 4_600_000)
+        path = write_vectors(tmp_path / "a.shp", frame_of([shape], UTM, kind=[kind]))
+        assert (burnt(path, RULE, scene_info())[0] == index).all()
+
+
 def test_the_width_of_lines_is_in_pixels_without_a_crs(tmp_path):
     shape = shapely.LineString([(10, 10), (30, 10)])
     path = write_json(tmp_path / "a.json", geojson([shape], kind=["water"]))

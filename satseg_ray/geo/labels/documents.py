@@ -141,7 +141,7 @@ def geojson_features(path: str, document: Document, rule: LabelRule) -> Features
         UnreadableLabels: the ``crs`` member is of no known kind.
     """
     notes = Notes(path)
-    found = _members(document)
+    found = _members(path, document)
     fields = list(dict.fromkeys(key for one in found for key in _properties(one)))
     check_labelled(path, rule, fields)
     if found:
@@ -162,9 +162,13 @@ def geojson_features(path: str, document: Document, rule: LabelRule) -> Features
     return replace(features, default_crs="EPSG:4326", findings=tuple(notes.findings))
 
 
-def _members(document: Document) -> list[Document]:
+def _members(path: str, document: Document) -> list[Document]:
     if document["type"] == "FeatureCollection":
-        members = document.get("features") or []
+        members = document.get("features")
+        if not isinstance(members, list):
+            raise UnreadableLabels(
+                path, "is a FeatureCollection without a list of features", "Give its features."
+            )
         return [one if isinstance(one, dict) else {"geometry": "none"} for one in members]
     if document["type"] == "Feature":
         return [document]

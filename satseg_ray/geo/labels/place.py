@@ -347,7 +347,8 @@ def burnt_labels(
         fill = _meet_nothing(path, bounds, rule, scene, notes)
     elif not rule.shared:
         _note_beyond(np.asarray(features.ids, object)[rows], bounds, scene, notes)
-    shapes = Shapes(scene.height, scene.width, polygons[inside], values[rows][inside], fill)
+    near = _cut(polygons[inside], bounds[inside], scene)
+    shapes = Shapes(scene.height, scene.width, near, values[rows][inside], fill)
     return BurntLabels(shapes, tuple(notes.findings))
 
 
@@ -445,6 +446,20 @@ def _reaches(bounds: Coordinates, window: Window) -> npt.NDArray[np.bool_]:
         (left < window.col_stop) & (right > window.col)
         & (top < window.row_stop) & (bottom > window.row)
     )  # fmt: skip
+
+
+FAR = 1 << 24
+"""Pixels beyond the raster where shapes are cut: what burns them counts in 32 bits."""
+
+
+def _cut(polygons: Geometries, bounds: Coordinates, scene: RasterInfo) -> Geometries:
+    """Return polygons without what lies far outside the scene."""
+    frame = shapely.box(-FAR, -FAR, scene.width + FAR, scene.height + FAR)
+    far = (bounds[:, :2] < -FAR).any(axis=1)
+    far |= (bounds[:, 2:] > (scene.width + FAR, scene.height + FAR)).any(axis=1)
+    out = polygons.copy()
+    out[far] = shapely.intersection(polygons[far], frame)
+    return out
 
 
 BEYOND = 1e-3
