@@ -152,6 +152,22 @@ def test_files_with_a_crs_are_refused_for_a_scene_without(tmp_path, suffix):
         burnt(path, RULE, PIXELS)
 
 
+def test_degrees_are_not_taken_for_pixels(tmp_path):
+    shapes = [box(32.59, 0.348, 32.5901, 0.3481)] * 7
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * 7))
+    with pytest.raises(LabelsDoNotMatch, match=r"7 shapes .* smaller than a pixel, .* has no CRS"):
+        burnt(path, RULE, PIXELS)
+
+
+def test_shapes_between_pixel_centres_are_noted(tmp_path):
+    shapes = [box(3, 3, 9, 9), box(20.6, 20, 21.4, 30), box(20.4, 30, 20.6, 40)]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * 3))
+    mask, findings = burnt(path, RULE, PIXELS)
+    assert (mask == 2).sum() == 36 + 10
+    assert [(f.level, f.code) for f in findings] == [("note", "no-pixel")]
+    assert findings[0].problem.startswith("1 shape (1) so small")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_files_without_a_crs_take_the_one_of_the_rule_or_are_refused(tmp_path, suffix):
     shapes = some_shapes()
@@ -454,8 +470,14 @@ def test_limits_are_said_before_memory_is_taken(tmp_path, monkeypatch):
     with pytest.raises(UnreadableLabels, match="has 5 corners, the limit is 4"):
         burnt(packed, RULE, scene_info())
     monkeypatch.setattr(vectors, "MAX_BYTES", 1000)
+    rows = write_vectors(tmp_path / "a.parquet", frame_of([box(0, 0, 1, 1)], UTM, kind=["roof"]))
+    for file in (packed, rows):
+        with pytest.raises(UnreadableLabels, match="the limit is 0"):
+            burnt(file, RULE, scene_info())
+    monkeypatch.setattr(vectors, "check_bytes", lambda path, most: None)
+    monkeypatch.setattr(vectors, "MAX_BYTES", 100)
     with pytest.raises(UnreadableLabels, match="the limit is 0"):
-        burnt(packed, RULE, scene_info())
+        burnt(rows, RULE, scene_info())
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".parquet"])

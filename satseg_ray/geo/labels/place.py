@@ -347,6 +347,7 @@ def burnt_labels(
         fill = _meet_nothing(path, bounds, rule, scene, notes)
     elif not rule.shared:
         _note_beyond(np.asarray(features.ids, object)[rows], bounds, scene, notes)
+    _note_small(np.asarray(features.ids, object)[rows][inside], bounds[inside], scene, notes)
     near = _cut(polygons[inside], bounds[inside], scene)
     shapes = Shapes(scene.height, scene.width, near, values[rows][inside], fill)
     return BurntLabels(shapes, tuple(notes.findings))
@@ -477,6 +478,21 @@ def _note_beyond(ids: Any, bounds: Coordinates, scene: RasterInfo, notes: Notes)
     if parts:
         notes.say("warning", "beyond-raster", f"{' and '.join(parts)} beyond the raster",
                   "What lies inside is used.")  # fmt: skip
+
+
+def _note_small(ids: Any, bounds: Coordinates, scene: RasterInfo, notes: Notes) -> None:
+    """Note shapes that no pixel can belong to; refuse them where all are such, in pixels."""
+    first, last = np.ceil(bounds[:, :2] - 0.5), np.floor(bounds[:, 2:] - 0.5)
+    small = (last < first).any(axis=1)
+    if scene.crs is None and len(bounds) and (bounds[:, 2:] - bounds[:, :2] < 1).all():
+        raise LabelsDoNotMatch(
+            notes.path,
+            f"holds {some(list(ids))} smaller than a pixel, and its scene {scene.path} has no CRS",
+            "Give labels in pixels, or the scene a georeference if these are in degrees.",
+        )
+    if small.any():
+        notes.say("note", "no-pixel", f"{some(list(ids[small]))} so small that no pixel's centre "
+                  "lies inside", "No pixel is theirs.")  # fmt: skip
 
 
 def _meet_nothing(

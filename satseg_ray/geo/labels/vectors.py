@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,9 +60,15 @@ def read_geoparquet(path: str, rule: LabelRule) -> Features:
 
     check_bytes(path, MAX_BYTES)
     try:
-        asked = _asked(path, pq.read_schema(path).names, rule)
-        frame = geopandas.read_parquet(path)
-    except (pa.ArrowException, ValueError, OSError) as error:
+        schema, metadata = pq.read_schema(path), pq.read_metadata(path)
+        unpacked = sum(
+            metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)
+        )
+        check_size(path, unpacked, MAX_BYTES)
+        primary = json.loads((schema.metadata or {})[b"geo"])["primary_column"]
+        asked = _asked(path, [name for name in schema.names if name != primary], rule)
+        frame = geopandas.read_parquet(path, columns=[*asked, primary])
+    except (pa.ArrowException, ValueError, OSError, KeyError, TypeError) as error:
         raise unreadable(path, error) from error
     table = {name: frame[name].to_numpy(object) for name in asked}
     crs = frame.crs.to_wkt() if frame.crs is not None else None
@@ -148,7 +155,11 @@ def _layer(path: str, rule: LabelRule, layers: npt.NDArray[Any]) -> str:
 
 def check_bytes(path: str, most: int) -> None:
     """Refuse a file too large to be held in memory."""
-    held = os.path.getsize(path)
+    check_size(path, os.path.getsize(path), most)
+
+
+def check_size(path: str, held: int, most: int) -> None:
+    """Refuse more bytes than are held in memory."""
     if held > most:
         raise UnreadableLabels(
             path, f"has {held >> 20} MiB, the limit is {most >> 20}",
