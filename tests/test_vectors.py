@@ -231,7 +231,7 @@ def test_what_is_no_outline_is_found_and_left_out(tmp_path):
         "bad-geometry": "2 shapes (6, 8) with a geometry that is none",
         "no-class": "1 shape (7) without a class",
         "null-geometry": "1 shape (0) without a geometry",
-        "line-without-width": "1 shape (5) that are lines or points, without a line_width",
+        "line-without-width": "1 shape (5) of lines or points, without a line_width",
         "repaired-geometry": "2 shapes (1, 2) with an outline that crosses itself",
         "no-area": "1 shape (2) without an area",
         "beyond-raster": "1 shape (4) wholly and 1 shape (3) partly beyond the raster",
@@ -279,6 +279,18 @@ def test_numbers_with_gaps_are_class_values(tmp_path, suffix):
     mask, findings = burnt(path, replace(RULE, every="water"), scene_info())
     assert mask[0, :10].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [255]
     assert not findings
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float32", "string", "category"])
+def test_columns_of_any_type_with_gaps_are_labels_and_ranks(tmp_path, dtype):
+    kinds = ["7", None, "3"] if dtype in ("string", "category") else [7, None, 3]
+    shapes = [box(500_000, 4_599_990, 500_000 + wide, 4_600_000) for wide in (30, 60, 90)]
+    frame = frame_of(shapes, UTM, kind=kinds)
+    frame["kind"] = frame["kind"].astype(dtype)
+    path = write_vectors(tmp_path / "a.parquet", frame)
+    mask, findings = burnt(path, replace(RULE, order_by="kind"), scene_info())
+    assert mask[0, :10].tolist() == [0] * 3 + [2] * 6 + [255]
+    assert [f.code for f in findings] == ["no-class"]
 
 
 def test_names_say_what_labels_mean_and_unknown_ones_are_counted(tmp_path):
@@ -415,6 +427,14 @@ def test_coordinates_without_numbers_are_found(tmp_path):
                       500_010, 4_600_000)], UTM, kind=["roof"] * 2)  # fmt: skip
     _, findings = burnt(write_vectors(tmp_path / "a.parquet", frame), RULE, scene_info())
     assert [f.code for f in findings] == ["bad-coordinates"]
+
+
+def test_a_crs_of_a_site_has_no_way_to_one_of_the_earth(tmp_path):
+    site = 'LOCAL_CS["pit",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    scene = replace(scene_info(), crs=site)
+    path = write_json(tmp_path / "a.json", geojson([box(0, 0, 1, 1)], kind=["roof"]))
+    with pytest.raises(LabelsDoNotMatch, match=r"the CRS .* has no way to"):
+        burnt(path, RULE, scene)
 
 
 def test_a_place_that_the_scenes_crs_has_not_is_found(tmp_path):

@@ -172,11 +172,20 @@ def _moved(geometries: Geometries, by: Affine) -> Geometries:
 
 @lru_cache(maxsize=64)
 def transformer(source: str, target: str) -> Callable[..., Any]:
-    """Return the change of coordinates, x before y, between two CRSs (WKT)."""
-    change: Callable[..., Any] = pyproj.Transformer.from_crs(
-        source, target, always_xy=True
-    ).transform
-    return change
+    """Return the change of coordinates, x before y, between two CRSs (WKT).
+
+    Raises:
+        LabelsDoNotMatch: there is none, as from a site's own CRS to one of the Earth.
+    """
+    try:
+        change = pyproj.Transformer.from_crs(source, target, always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        names = [pyproj.CRS.from_user_input(text).name for text in (source, target)]
+        raise LabelsDoNotMatch(
+            f"the CRS {names[0]}", f"has no way to {names[1]}", "Give a CRS of the Earth."
+        ) from error
+    carried: Callable[..., Any] = change.transform
+    return carried
 
 
 # --- polygons out of what a file holds
@@ -212,7 +221,7 @@ def place(features: Features, placement: Placement, rule: LabelRule, notes: Note
     found.keep(_finite(found.shapes), "bad-coordinates", "with coordinates that are no numbers")
     if rule.line_width is None:
         areas = shapely.get_dimensions(found.shapes) == 2
-        found.keep(areas, "line-without-width", "that are lines or points, without a line_width")
+        found.keep(areas, "line-without-width", "of lines or points, without a line_width")
     found.shapes = _in_pixels(found.shapes, placement, rule.line_width or 0.0)
     found.keep(_finite(found.shapes), "bad-coordinates", "that the scene's CRS has no place for")
     _repair(found)
@@ -235,7 +244,7 @@ def _repair(found: Sieve) -> None:
     found.note(broken, "repaired-geometry", "with an outline that crosses itself",
                "Repaired (make_valid).")  # fmt: skip
     mixed = shapely.get_type_id(found.shapes) == shapely.GeometryType.GEOMETRYCOLLECTION
-    found.note(mixed, "mixed-geometry", "that are collections",
+    found.note(mixed, "mixed-geometry", "of several kinds in one",
                "Their polygons alone are used.")  # fmt: skip
     found.shapes = found.shapes.copy()
     found.shapes[broken] = shapely.make_valid(
@@ -298,7 +307,10 @@ def _metres(placement: Placement) -> float | None:
     if geographic is None:
         return None
     lon, lat = transformer(target.to_wkt(), geographic.to_wkt())(x, y)
-    scale = pyproj.Proj(target).get_factors(lon, lat)
+    try:
+        scale = pyproj.Proj(target).get_factors(lon, lat)
+    except pyproj.exceptions.ProjError:
+        return None
     stretch = max(abs(scale.meridional_scale - 1), abs(scale.parallel_scale - 1))
     return unit if stretch <= TRUE_SCALE else None
 

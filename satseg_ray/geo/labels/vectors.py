@@ -70,7 +70,7 @@ def read_geoparquet(path: str, rule: LabelRule) -> Features:
         frame = geopandas.read_parquet(path, columns=[*asked, primary])
     except (pa.ArrowException, ValueError, OSError, KeyError, TypeError) as error:
         raise unreadable(path, error) from error
-    table = {name: frame[name].to_numpy(object) for name in asked}
+    table = {name: frame[name].to_numpy(object, na_value=None) for name in asked}
     crs = frame.crs.to_wkt() if frame.crs is not None else None
     ids = [str(i) for i in range(len(frame))]
     return table_features(np.asarray(frame.geometry.array, object), ids, table, rule, crs)
