@@ -18,7 +18,7 @@ from shapely import affinity
 
 from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnreadableLabels
 from satseg_ray.geo.labels.documents import Document, image_name_of
-from satseg_ray.geo.labels.place import Features, Notes
+from satseg_ray.geo.labels.features import Features, Notes
 from satseg_ray.geo.labels.rule import LabelRule
 from satseg_ray.geo.labels.vectors import label_text
 

@@ -16,9 +16,11 @@ from satseg_ray.errors import LabelsDoNotMatch, MissingFile, UnreadableLabels
 from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels.annotations import images_of, read_annotations
+from satseg_ray.geo.labels.burnt import burnt_labels
 from satseg_ray.geo.labels.documents import Document, geojson_features, json_kind, load_json
+from satseg_ray.geo.labels.features import Features
 from satseg_ray.geo.labels.nearest import NearestLabels
-from satseg_ray.geo.labels.place import Features, apart, bounds_on, burnt_labels
+from satseg_ray.geo.labels.place import apart, bounds_on
 from satseg_ray.geo.labels.rasters import LabelReader, LabelSurvey, check_same_grid
 from satseg_ray.geo.labels.rule import Indexes, LabelRule, Labels
 from satseg_ray.geo.labels.vectors import check_vertices, read_geoparquet, read_vectors

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import shapely
 
 from satseg_ray.errors import ConfigError, UnreadableLabels
-from satseg_ray.geo.labels.place import Features
+from satseg_ray.geo.labels.features import Features
 from satseg_ray.geo.labels.rule import LabelRule
 
 MAX_BYTES = 1 << 30
