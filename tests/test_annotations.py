@@ -18,10 +18,25 @@ from rasterio.transform import Affine
 
 import satseg_ray.geo.labels.annotations as reading
 from satseg_ray.classes import ClassDef, ClassTable
-from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnknownClassValue, UnreadableLabels
+from satseg_ray.errors import (
+    ConfigError,
+    LabelsDoNotMatch,
+    SatsegError,
+    UnknownClassValue,
+    UnreadableLabels,
+)
 from satseg_ray.geo.labels import LabelRule, images_in, kind_of, survey
 from satseg_ray.geo.raster import inspect_raster
-from tests.label_factories import TABLE, burnt, by_points, centers, on_edge, scene_info, write_json
+from tests.label_factories import (
+    TABLE,
+    burnt,
+    by_points,
+    centers,
+    geojson,
+    on_edge,
+    scene_info,
+    write_json,
+)
 
 RULE = LabelRule(TABLE)
 SCENE = scene_info(crs=None)
@@ -266,7 +281,7 @@ def test_shapes_that_give_no_outline_are_found_by_kind(tmp_path):
         ("bad-geometry", "1 shape (4) with a radius that is none"),
         ("bad-geometry", "1 shape (5) with points that are none"),
         ("no-class", "1 shape (2) without a class"),
-        ("line-without-width", "1 shape (3) that are lines or points, without a line_width"),
+        ("line-without-width", "1 shape (3) of lines or points, without a line_width"),
     ]
     assert (mask == 255).all()
 
@@ -386,6 +401,68 @@ def test_annotations_that_lack_what_they_need_are_refused(tmp_path, document):
     path = write_json(tmp_path / "a.json", document)
     with pytest.raises(UnreadableLabels, match="lacks what its kind of labels needs"):
         burnt(path, RULE, SCENE)
+
+
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    7,
+    1e300,
+    1e-300,
+    2**70,
+    "",
+    "x",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    [1, "b", None],
+]
+
+
+def spots(document: Any) -> list[tuple[Any, Any]]:
+    """All (container, key) in a document, in order."""
+    keys = (
+        list(document) if isinstance(document, dict)
+        else range(len(document)) if isinstance(document, list) else []
+    )  # fmt: skip
+    return [(document, key) for key in keys] + [s for key in keys for s in spots(document[key])]
+
+
+RLE = {"size": [64, 80], "counts": [100, 20, 5000]}
+VALID = [
+    coco({"segmentation": [flat(SQUARE)]}, {"segmentation": RLE}, {"segmentation": flat(SQUARE)}),
+    labelme({"points": SQUARE}, {"points": [[9, 9], [20, 20]], "shape_type": "circle"},
+            {"points": [[9, 9], [9, 9]], "shape_type": "mask", "mask": "iVBORw0KGgo="}),
+    via(2),
+    via(1),
+    geojson([shapely.Polygon(SQUARE), shapely.MultiPolygon([shapely.Polygon(TRIANGLE)])],
+            kind=["roof", "land"]),
+]  # fmt: skip
+
+
+@given(
+    which=st.integers(0, len(VALID) - 1),
+    changes=st.lists(
+        st.tuples(st.integers(0, 10_000), st.sampled_from(JUNK)), min_size=1, max_size=3
+    ),
+)
+def test_odd_json_is_read_found_or_refused_and_never_crashes(tmp_path_factory, which, changes):
+    document = json.loads(json.dumps(VALID[which]))
+    for at, junk in changes:
+        if found := spots(document):
+            container, key = found[at % len(found)]
+            container[key] = json.loads(json.dumps(junk))
+    path = write_json(tmp_path_factory.getbasetemp() / "odd.json", document)
+    rule = LabelRule(TABLE, attribute="kind", every="roof", line_width=3.0)
+    try:
+        mask, _ = burnt(path, rule, SCENE, image_name="a.jpg")
+        images_in(str(path))
+    except SatsegError:
+        return
+    assert set(np.unique(mask)) <= {0, 1, 2, 255}
 
 
 # --- pixels of an image that is read on another grid

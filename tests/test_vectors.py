@@ -152,6 +152,22 @@ def test_files_with_a_crs_are_refused_for_a_scene_without(tmp_path, suffix):
         burnt(path, RULE, PIXELS)
 
 
+def test_degrees_are_not_taken_for_pixels(tmp_path):
+    shapes = [box(32.59, 0.348, 32.5901, 0.3481)] * 7
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * 7))
+    with pytest.raises(LabelsDoNotMatch, match=r"7 shapes .* smaller than a pixel, .* has no CRS"):
+        burnt(path, RULE, PIXELS)
+
+
+def test_shapes_between_pixel_centres_are_noted(tmp_path):
+    shapes = [box(3, 3, 9, 9), box(20.6, 20, 21.4, 30), box(20.4, 30, 20.6, 40)]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * 3))
+    mask, findings = burnt(path, RULE, PIXELS)
+    assert (mask == 2).sum() == 36 + 10
+    assert [(f.level, f.code) for f in findings] == [("note", "no-pixel")]
+    assert findings[0].problem.startswith("1 shape (1) so small")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_files_without_a_crs_take_the_one_of_the_rule_or_are_refused(tmp_path, suffix):
     shapes = some_shapes()
@@ -215,7 +231,7 @@ def test_what_is_no_outline_is_found_and_left_out(tmp_path):
         "bad-geometry": "2 shapes (6, 8) with a geometry that is none",
         "no-class": "1 shape (7) without a class",
         "null-geometry": "1 shape (0) without a geometry",
-        "line-without-width": "1 shape (5) that are lines or points, without a line_width",
+        "line-without-width": "1 shape (5) of lines or points, without a line_width",
         "repaired-geometry": "2 shapes (1, 2) with an outline that crosses itself",
         "no-area": "1 shape (2) without an area",
         "beyond-raster": "1 shape (4) wholly and 1 shape (3) partly beyond the raster",
@@ -263,6 +279,18 @@ def test_numbers_with_gaps_are_class_values(tmp_path, suffix):
     mask, findings = burnt(path, replace(RULE, every="water"), scene_info())
     assert mask[0, :10].tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [255]
     assert not findings
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float32", "string", "category"])
+def test_columns_of_any_type_with_gaps_are_labels_and_ranks(tmp_path, dtype):
+    kinds = ["7", None, "3"] if dtype in ("string", "category") else [7, None, 3]
+    shapes = [box(500_000, 4_599_990, 500_000 + wide, 4_600_000) for wide in (30, 60, 90)]
+    frame = frame_of(shapes, UTM, kind=kinds)
+    frame["kind"] = frame["kind"].astype(dtype)
+    path = write_vectors(tmp_path / "a.parquet", frame)
+    mask, findings = burnt(path, replace(RULE, order_by="kind"), scene_info())
+    assert mask[0, :10].tolist() == [0] * 3 + [2] * 6 + [255]
+    assert [f.code for f in findings] == ["no-class"]
 
 
 def test_names_say_what_labels_mean_and_unknown_ones_are_counted(tmp_path):
@@ -367,6 +395,22 @@ def test_lines_and_points_are_as_wide_as_asked_in_metres_on_the_ground(
     assert not findings
 
 
+@pytest.mark.parametrize("size", [1e7, 1e10, 1e14])
+def test_shapes_far_larger_than_the_scene_cover_it(tmp_path, size):
+    shapes = [box(-size, -size, size, size), shapely.Polygon([(40, -size), (size, 0), (40, size)])]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["land", "water"]))
+    mask, _ = burnt(path, RULE, PIXELS)
+    assert (mask[:, :40] == 0).all()
+    assert (mask[:, 40:] == 1).all()
+
+
+def test_a_file_that_changes_is_read_anew(tmp_path):
+    for kind, index in (("roof", 2), ("water", 1)):
+        shape = box(500_000, 4_599_000, 501_000, 4_600_000)
+        path = write_vectors(tmp_path / "a.shp", frame_of([shape], UTM, kind=[kind]))
+        assert (burnt(path, RULE, scene_info())[0] == index).all()
+
+
 def test_the_width_of_lines_is_in_pixels_without_a_crs(tmp_path):
     shape = shapely.LineString([(10, 10), (30, 10)])
     path = write_json(tmp_path / "a.json", geojson([shape], kind=["water"]))
@@ -383,6 +427,14 @@ def test_coordinates_without_numbers_are_found(tmp_path):
                       500_010, 4_600_000)], UTM, kind=["roof"] * 2)  # fmt: skip
     _, findings = burnt(write_vectors(tmp_path / "a.parquet", frame), RULE, scene_info())
     assert [f.code for f in findings] == ["bad-coordinates"]
+
+
+def test_a_crs_of_a_site_has_no_way_to_one_of_the_earth(tmp_path):
+    site = 'LOCAL_CS["pit",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    scene = replace(scene_info(), crs=site)
+    path = write_json(tmp_path / "a.json", geojson([box(0, 0, 1, 1)], kind=["roof"]))
+    with pytest.raises(LabelsDoNotMatch, match=r"the CRS .* has no way to"):
+        burnt(path, RULE, scene)
 
 
 def test_a_place_that_the_scenes_crs_has_not_is_found(tmp_path):
@@ -438,8 +490,14 @@ def test_limits_are_said_before_memory_is_taken(tmp_path, monkeypatch):
     with pytest.raises(UnreadableLabels, match="has 5 corners, the limit is 4"):
         burnt(packed, RULE, scene_info())
     monkeypatch.setattr(vectors, "MAX_BYTES", 1000)
+    rows = write_vectors(tmp_path / "a.parquet", frame_of([box(0, 0, 1, 1)], UTM, kind=["roof"]))
+    for file in (packed, rows):
+        with pytest.raises(UnreadableLabels, match="the limit is 0"):
+            burnt(file, RULE, scene_info())
+    monkeypatch.setattr(vectors, "check_bytes", lambda path, most: None)
+    monkeypatch.setattr(vectors, "MAX_BYTES", 100)
     with pytest.raises(UnreadableLabels, match="the limit is 0"):
-        burnt(packed, RULE, scene_info())
+        burnt(rows, RULE, scene_info())
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".parquet"])

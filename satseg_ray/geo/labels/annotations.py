@@ -18,11 +18,15 @@ from shapely import affinity
 
 from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnreadableLabels
 from satseg_ray.geo.labels.documents import Document, image_name_of
-from satseg_ray.geo.labels.place import Features, Notes
+from satseg_ray.geo.labels.features import Features, Notes
 from satseg_ray.geo.labels.rule import LabelRule
 from satseg_ray.geo.labels.vectors import label_text
 
 Size = tuple[int, int]
+
+
+BROKEN = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+"""What reading meets in JSON that is not of the kind it seems to be."""
 
 
 class Undrawn(Exception):
@@ -48,10 +52,11 @@ class Drawing:
         """Add what ``make`` gives, or note why it gives nothing."""
         try:
             made = make()
+            if not all(isinstance(one, shapely.Geometry) for one in made):
+                raise TypeError("lists where there should be numbers")
         except Undrawn as error:
             self.failed.setdefault((error.code, error.problem), []).append(name)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError,
-                shapely.errors.ShapelyError):  # fmt: skip
+        except (*BROKEN, shapely.errors.ShapelyError):
             problem = "with points that are none"
             self.failed.setdefault(("bad-geometry", problem), []).append(name)
         else:
@@ -71,13 +76,17 @@ class Drawing:
         )  # fmt: skip
 
 
-def chosen(path: str, names: Sequence[str], image_name: str | None) -> int:
+def chosen(names: Sequence[str], image_name: str | None, notes: Notes) -> int:
     """Return which of a file's images is meant: the only one, or the one of that name.
 
     Raises:
         LabelsDoNotMatch: there are several, and not one of that name.
     """
+    path = notes.path
     if len(names) == 1:
+        if image_name is not None and names[0] != image_name:
+            notes.say("note", "other-image-name",
+                      f"was made for {names[0]}, the scene is {image_name}", "Used.")  # fmt: skip
         return 0
     found = [at for at, name in enumerate(names) if name == image_name]
     if len(found) != 1:
@@ -143,7 +152,8 @@ def coco_features(
 
     A segmentation is a list of polygons, one flat polygon, or RLE, as counts or compressed.
     """
-    image = document["images"][chosen(path, coco_images(document), image_name)]
+    drawing, notes = Drawing(path), Notes(path)
+    image = document["images"][chosen(coco_images(document), image_name, notes)]
     size = (int(image["height"]), int(image["width"])) if "height" in image else None
     categories = {
         one["id"]: str(one.get("name", one["id"])) for one in document.get("categories", [])
@@ -172,6 +182,8 @@ def _segmentation(path: str, annotation: Document, size: Size | None) -> list[An
 
 STRIP_PIXELS = 1 << 22
 """Pixels of an RLE mask that are unpacked at a time."""
+MAX_RLE_PIXELS = 1 << 36
+"""Pixels of an RLE mask."""
 
 
 def rle_outlines(path: str, rle: Document, size: Size | None) -> list[Any]:
@@ -187,6 +199,8 @@ def rle_outlines(path: str, rle: Document, size: Size | None) -> list[Any]:
             f"has an RLE mask of {height} x {width} pixels, its image is {size[0]} x {size[1]}",
             "Give masks of the image's size.",
         )  # fmt: skip
+    if height > STRIP_PIXELS or height * width > MAX_RLE_PIXELS:
+        raise Undrawn("bad-geometry", "with an RLE mask of an impossible size")
     counts = rle["counts"]
     runs = unpacked(counts) if isinstance(counts, str) else np.asarray(counts, np.int64)
     ends = np.cumsum(runs)
@@ -249,12 +263,8 @@ def labelme_features(
 ) -> Features:
     """Return the shapes of a LabelMe file: all kinds that LabelMe draws."""
     drawing, notes = Drawing(path), Notes(path)
-    named = labelme_images(document)
-    if image_name and named and named != [image_name]:
-        notes.say(
-            "note", "other-image-name", f"was made for {named[0]}, the scene is {image_name}",
-            "Used: the sizes agree.",
-        )  # fmt: skip
+    if named := labelme_images(document):
+        chosen(named, image_name, notes)
     for at, one in enumerate(document["shapes"]):
         label = label_text(one.get("label")) if isinstance(one, dict) else None
         drawing.draw(str(at), label, lambda one=one: _labelme(one))  # type: ignore[misc]
@@ -305,10 +315,13 @@ MAX_MASK_PIXELS = 1 << 26
 def _labelme_mask(one: Document, points: npt.NDArray[np.float64]) -> list[Any]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(base64.b64decode(one["mask"])), formats=("PNG",)) as image:
-        if image.width * image.height > MAX_MASK_PIXELS:
-            raise Undrawn("bad-geometry", f"with a mask of more than {MAX_MASK_PIXELS} pixels")
-        mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(one["mask"])), formats=("PNG",)) as image:
+            if image.width * image.height > MAX_MASK_PIXELS:
+                raise Undrawn("bad-geometry", f"with a mask of more than {MAX_MASK_PIXELS} pixels")
+            mask = (np.asarray(image.convert("L")) > 0).astype(np.uint8)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Undrawn("bad-geometry", "with a mask that is no PNG") from error
     col, row = (int(n) for n in np.rint(points.min(axis=0)))
     found = mask_outlines(mask, col, row)
     if not found:
@@ -335,10 +348,10 @@ def via_features(
 ) -> Features:
     """Return the regions of one image of a VIA file of version 1 or 2."""
     entries = via_entries(document)
-    entry = entries[chosen(path, via_images(document), image_name)]
+    drawing, notes = Drawing(path), Notes(path)
+    entry = entries[chosen(via_images(document), image_name, notes)]
     regions = [region for one in entries for region in _regions(one).values()]
     attribute = _attribute(path, rule, [_attributes(region) for region in regions])
-    drawing, notes = Drawing(path), Notes(path)
     for name, region in _regions(entry).items():
         label = _via_label(_attributes(region).get(attribute))
         drawing.draw(name, label, lambda region=region: [_via(region["shape_attributes"])])  # type: ignore[misc]
@@ -412,7 +425,8 @@ def via3_features(
     path: str, document: Document, rule: LabelRule, image_name: str | None
 ) -> Features:
     """Return the regions of one image of a VIA 3 project."""
-    file_id = list(document["file"])[chosen(path, via3_images(document), image_name)]
+    drawing, notes = Drawing(path), Notes(path)
+    file_id = list(document["file"])[chosen(via3_images(document), image_name, notes)]
     views = document.get("view") or {}
     mine = {vid for vid, view in views.items() if file_id in map(str, view.get("fid_list", []))}
     drawn = {
@@ -421,7 +435,6 @@ def via3_features(
     }  # fmt: skip
     named = [_via3_names(document, one) for one in drawn.values()]
     attribute = _attribute(path, rule, named)
-    drawing, notes = Drawing(path), Notes(path)
     for (name, one), attributes in zip(drawn.items(), named, strict=True):
         label = label_text(attributes.get(attribute))
         drawing.draw(name, label, lambda one=one: [_via3(one["xy"])])  # type: ignore[misc]
@@ -476,7 +489,7 @@ def images_of(path: str, kind: str, document: Document) -> tuple[str, ...]:
     """Return the file names of the images that annotations speak of."""
     try:
         return tuple(READERS[kind][0](document)) if kind in READERS else ()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except BROKEN as error:
         raise _broken(path, error) from error
 
 
@@ -491,5 +504,5 @@ def read_annotations(
     """
     try:
         return READERS[kind][1](path, document, rule, image_name)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except BROKEN as error:
         raise _broken(path, error) from error

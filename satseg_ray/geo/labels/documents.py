@@ -14,7 +14,7 @@ import shapely
 from shapely.geometry import shape
 
 from satseg_ray.errors import UnreadableLabels
-from satseg_ray.geo.labels.place import Features, Notes
+from satseg_ray.geo.labels.features import Features, Notes
 from satseg_ray.geo.labels.rule import LabelRule
 from satseg_ray.geo.labels.vectors import (
     check_attribute,
@@ -69,14 +69,18 @@ def _no_number(text: str) -> float:
 _ESCAPED = re.compile(rb"\\[\s\S]")
 
 
+_STEPS = np.zeros(256, np.int8)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+_PARTS = np.zeros(256, np.bool_)
+_PARTS[list(b",:")] = True
+
+
 def check_nesting(path: str, chunk_bytes: int = 1 << 20) -> None:
     """Refuse a JSON file that nests too deep, or holds too many values, without parsing it."""
     depth, values = 0, 0
     for chunk in _outside_texts(path, chunk_bytes):
-        opened = np.isin(chunk, np.frombuffer(b"[{", np.uint8)).astype(np.int32)
-        closed = np.isin(chunk, np.frombuffer(b"]}", np.uint8)).astype(np.int32)
-        depths = depth + np.cumsum(opened - closed)
-        values += int(np.isin(chunk, np.frombuffer(b",:", np.uint8)).sum())
+        depths = depth + np.cumsum(_STEPS[chunk], dtype=np.int32)
+        values += int(_PARTS[chunk].sum())
         if len(chunk) and depths.max() > MAX_DEPTH:
             raise UnreadableLabels(
                 path, f"nests more than {MAX_DEPTH} lists and objects", "Give an honest file."
@@ -141,7 +145,7 @@ def geojson_features(path: str, document: Document, rule: LabelRule) -> Features
         UnreadableLabels: the ``crs`` member is of no known kind.
     """
     notes = Notes(path)
-    found = _members(document)
+    found = _members(path, document)
     fields = list(dict.fromkeys(key for one in found for key in _properties(one)))
     check_labelled(path, rule, fields)
     if found:
@@ -162,9 +166,13 @@ def geojson_features(path: str, document: Document, rule: LabelRule) -> Features
     return replace(features, default_crs="EPSG:4326", findings=tuple(notes.findings))
 
 
-def _members(document: Document) -> list[Document]:
+def _members(path: str, document: Document) -> list[Document]:
     if document["type"] == "FeatureCollection":
-        members = document.get("features") or []
+        members = document.get("features")
+        if not isinstance(members, list):
+            raise UnreadableLabels(
+                path, "is a FeatureCollection without a list of features", "Give its features."
+            )
         return [one if isinstance(one, dict) else {"geometry": "none"} for one in members]
     if document["type"] == "Feature":
         return [document]

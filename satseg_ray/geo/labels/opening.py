@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.errors import LabelsDoNotMatch, MissingFile, UnreadableLabels
 from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels.annotations import images_of, read_annotations
+from satseg_ray.geo.labels.burnt import burnt_labels
 from satseg_ray.geo.labels.documents import Document, geojson_features, json_kind, load_json
+from satseg_ray.geo.labels.features import Features
 from satseg_ray.geo.labels.nearest import NearestLabels
-from satseg_ray.geo.labels.place import Features, apart, bounds_on, burnt_labels
+from satseg_ray.geo.labels.place import apart, bounds_on
 from satseg_ray.geo.labels.rasters import LabelReader, LabelSurvey, check_same_grid
 from satseg_ray.geo.labels.rule import Indexes, LabelRule, Labels
 from satseg_ray.geo.labels.vectors import check_vertices, read_geoparquet, read_vectors
@@ -48,12 +53,32 @@ def images_in(path: str) -> tuple[str, ...]:
     return images_of(path, kind, document) if document is not None else ()
 
 
+Stamp = tuple[tuple[int, int], ...]
+
+_LOADING = Lock()
+"""A file is loaded once, by one thread: all scenes that share it take what it loaded."""
+
+
 def _kind(path: str) -> tuple[str, Document | None]:
     """Return the kind of a file, and the object in it where it is JSON."""
     if path.startswith("/vsi"):
         return "raster", None
-    if not Path(path).is_file():
+    with _LOADING:
+        return _loaded_kind(path, _stamp(path))
+
+
+def _stamp(path: str) -> Stamp:
+    """Return what changes with the content of a file, or of those of a Shapefile."""
+    own = Path(path)
+    if not own.is_file():
         raise MissingFile(path, "there is no such file", "Check the path.")
+    files = (own, *(own.with_suffix(suffix) for suffix in (".dbf", ".prj", ".cpg", ".shx")))
+    found = [os.stat(file) for file in files if file.is_file()]
+    return tuple((one.st_mtime_ns, one.st_size) for one in found)
+
+
+@lru_cache(maxsize=1)
+def _loaded_kind(path: str, stamp: Stamp) -> tuple[str, Document | None]:
     with open(path, "rb") as file:
         head = file.read(512)
     magics = {
@@ -82,14 +107,20 @@ def _features(path: str, rule: LabelRule, image_name: str | None) -> Features | 
     kind, document = _kind(path)
     if kind == "raster":
         return None
-    if kind == "geoparquet":
-        features = read_geoparquet(path, rule)
-    elif document is None:
-        features = read_vectors(path, rule)
-    elif kind == "geojson":
+    if document is None:
+        with _LOADING:
+            return _loaded_vectors(path, _stamp(path), kind, rule)
+    if kind == "geojson":
         features = geojson_features(path, document, rule)
     else:
         features = read_annotations(path, kind, document, rule, image_name)
+    check_vertices(path, features)
+    return features
+
+
+@lru_cache(maxsize=1)
+def _loaded_vectors(path: str, stamp: Stamp, kind: str, rule: LabelRule) -> Features:
+    features = (read_geoparquet if kind == "geoparquet" else read_vectors)(path, rule)
     check_vertices(path, features)
     return features
 

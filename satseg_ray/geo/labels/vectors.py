@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import shapely
 
 from satseg_ray.errors import ConfigError, UnreadableLabels
-from satseg_ray.geo.labels.place import Features
+from satseg_ray.geo.labels.features import Features
 from satseg_ray.geo.labels.rule import LabelRule
 
 MAX_BYTES = 1 << 30
@@ -59,11 +60,17 @@ def read_geoparquet(path: str, rule: LabelRule) -> Features:
 
     check_bytes(path, MAX_BYTES)
     try:
-        asked = _asked(path, pq.read_schema(path).names, rule)
-        frame = geopandas.read_parquet(path)
-    except (pa.ArrowException, ValueError, OSError) as error:
+        schema, metadata = pq.read_schema(path), pq.read_metadata(path)
+        unpacked = sum(
+            metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)
+        )
+        check_size(path, unpacked, MAX_BYTES)
+        primary = json.loads((schema.metadata or {})[b"geo"])["primary_column"]
+        asked = _asked(path, [name for name in schema.names if name != primary], rule)
+        frame = geopandas.read_parquet(path, columns=[*asked, primary])
+    except (pa.ArrowException, ValueError, OSError, KeyError, TypeError) as error:
         raise unreadable(path, error) from error
-    table = {name: frame[name].to_numpy(object) for name in asked}
+    table = {name: frame[name].to_numpy(object, na_value=None) for name in asked}
     crs = frame.crs.to_wkt() if frame.crs is not None else None
     ids = [str(i) for i in range(len(frame))]
     return table_features(np.asarray(frame.geometry.array, object), ids, table, rule, crs)
@@ -148,7 +155,11 @@ def _layer(path: str, rule: LabelRule, layers: npt.NDArray[Any]) -> str:
 
 def check_bytes(path: str, most: int) -> None:
     """Refuse a file too large to be held in memory."""
-    held = os.path.getsize(path)
+    check_size(path, os.path.getsize(path), most)
+
+
+def check_size(path: str, held: int, most: int) -> None:
+    """Refuse more bytes than are held in memory."""
     if held > most:
         raise UnreadableLabels(
             path, f"has {held >> 20} MiB, the limit is {most >> 20}",
