@@ -131,7 +131,7 @@ class _Side:
         except UnwritableProduct:
             if not self.repository.has_remotes:
                 raise
-            self.dvc(("pull", "--quiet", "--force", *targets))
+            self.dvc(("pull", "--force", *targets))
 
     def summarize(self, **parts: Mapping[str, Any]) -> None:
         """Write what this version holds: the newest one's summary with ``parts`` in it."""
@@ -439,9 +439,9 @@ class DataStore:
             except UnwritableProduct:  # lost from the cache: the draft has the same content
                 shutil.rmtree(side.raw, ignore_errors=True)
                 aside.rename(side.raw)
-                side.dvc(("add", "--quiet", side.pointer.removesuffix(".dvc")))
+                side.dvc(("add", side.pointer.removesuffix(".dvc")))
             return self._decide(side, [f"raw/{side.dataset}", side.pointer], None)
-        side.dvc(("add", "--quiet", side.pointer.removesuffix(".dvc")))
+        side.dvc(("add", side.pointer.removesuffix(".dvc")))
         side.summarize(raw=draft.part())
         return self._decide(
             side, [f"raw/{side.dataset}", side.pointer, side.summary], draft.version or "new data"
@@ -499,7 +499,7 @@ class DataStore:
             raise DatasetNotFound(
                 side.dataset, "the workspace has no data set of that name", "Run jobs/ingest.py."
             )
-        commit = ("commit", "--quiet", "--force", side.stage)
+        commit = ("commit", "--force", side.stage)
         side.take("HEAD", side.pointer)
         if (side.root / side.pointer).is_file():
             with suppress(UnwritableProduct):  # lost from the cache
@@ -508,7 +508,7 @@ class DataStore:
                     return False
             shutil.rmtree(side.raw, ignore_errors=True)
         shutil.copytree(live, side.raw, copy_function=_linked)
-        side.dvc(("add", "--quiet", f"raw/{side.dataset}"), commit)
+        side.dvc(("add", f"raw/{side.dataset}"), commit)
         return True
 
     def _decide(self, side: _Side, paths: list[str], message: str | None) -> Committed:
@@ -582,7 +582,7 @@ class DataStore:
 
 
 def _checkout(*targets: str) -> tuple[str, ...]:
-    return ("checkout", "--quiet", "--force", *targets)
+    return ("checkout", "--force", *targets)
 
 
 def _linked(source: str, target: str) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -36,8 +37,15 @@ _DVC = (
     "    if code := main(command):\n"
     "        sys.exit(code)\n"
 )
-_GIT_IGNORE = "/raw/*\n!/raw/*.dvc\n/patches/\n/pipelines/*/model.json\n.*.partial\n.*.lock\n"
-_FICLONE = 0x40049409
+_GIT_IGNORE = "/patches/\n/pipelines/*/model.json\n.*.partial\n.*.lock\n"
+_RAW_IGNORE = "/*/\n"  # in raw/ itself: DVC does not look into a folder that /raw/*/ names
+# A hard link first makes DVC link into its cache as well: no second copy on the disk
+_CONFIG = """[core]
+    analytics = false
+    check_update = false
+[cache]
+    type = "hardlink,copy"
+"""
 _PATIENCE = 5.0
 """Seconds that somebody else's git or DVC gets to end by itself."""
 
@@ -95,12 +103,14 @@ class Repository:
     def _create(self) -> None:
         side = self.root / ".repository.partial"
         shutil.rmtree(side, ignore_errors=True)
-        (side / ".dvc").mkdir(parents=True)
+        for folder in (".dvc", "raw"):
+            (side / folder).mkdir(parents=True)
         files = {
-            ".dvc/config": _first_config(side),
+            ".dvc/config": _CONFIG,
             ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
             ".dvcignore": "",
             ".gitignore": _GIT_IGNORE,
+            "raw/.gitignore": _RAW_IGNORE,
         }
         for name, text in files.items():
             (side / name).write_text(text, encoding="utf-8")
@@ -226,9 +236,7 @@ class Repository:
 
     def file_at(self, revision: str, path: str) -> str | None:
         """Return a tracked text file as it was, or ``None`` where it was not there."""
-        if self.asks("cat-file", "-e", f"{revision}:{path}") is None:
-            return None
-        return self.git("show", f"{revision}:{path}") + "\n"
+        return self.files_in([f"{revision}:{path}"])[0]
 
     def files_in(self, names: Sequence[str]) -> list[str | None]:
         """Return text files by ``revision:path``, ``None`` for one that is not there.
@@ -263,8 +271,12 @@ class Repository:
         config.remove_option("core", "autostage")
         for name, value in (("no_scm", "true"), ("analytics", "false"), ("check_update", "false")):
             config.set("core", name, value)
-        cache = config.get("cache", "dir", fallback="cache")
-        config.set("cache", "dir", os.path.join(self.root, ".dvc", cache))
+        cache = self.root / ".dvc" / config.get("cache", "dir", fallback="cache")
+        config.set("cache", "dir", str(cache))
+        links = config.get("cache", "type", fallback="").strip("\"'").split(",")
+        if links[0].strip() == "hardlink" and _can_link(folder / ".dvc", cache):
+            # Given the choice DVC would leave a copy of what is in its cache already
+            config.set("cache", "type", "hardlink")
         for section in filter(_is_remote, config.sections()):
             url = config.get(section, "url", fallback="")
             if url and "://" not in url:
@@ -344,27 +356,19 @@ def _is_remote(section: str) -> bool:
     return section.strip("'\"").startswith("remote ")
 
 
-def _first_config(folder: Path) -> str:
-    # A hard link first makes DVC link into its cache as well: no second copy on the disk
-    links = "reflink,hardlink,copy" if _reflinks(folder) else "hardlink,copy"
-    return (
-        f'[core]\n    analytics = false\n    check_update = false\n[cache]\n    type = "{links}"\n'
-    )
-
-
-def _reflinks(folder: Path) -> bool:
-    """Tell whether a file in ``folder`` can share its blocks with a copy of it."""
-    source, copy = folder / ".reflink-of", folder / ".reflink"
-    source.write_bytes(b"x" * 4096)
+def _can_link(folder: Path, other: Path) -> bool:
+    """Tell whether a file of ``folder`` can have a second name in ``other``."""
+    source, link = folder / "tried", other / f".{secrets.token_hex(8)}.tried"
+    other.mkdir(parents=True, exist_ok=True)
+    source.touch()
     try:
-        with source.open("rb") as one, copy.open("wb") as other:
-            fcntl.ioctl(other, _FICLONE, one.fileno())
+        os.link(source, link)
+        link.unlink()
         return True
     except OSError:
         return False
     finally:
         source.unlink()
-        copy.unlink(missing_ok=True)
 
 
 def _flocked(descriptor: int) -> bool:

@@ -1,0 +1,580 @@
+"""Versions of data sets: what makes one, what comes back, what differs, and who keeps whom out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from satseg_ray.config import DataConfig
+from satseg_ray.data.versions import data
+from satseg_ray.errors import (
+    ConfigError,
+    DatasetNotFound,
+    DatasetVersionNotFound,
+    InUse,
+    UnwritableProduct,
+)
+from satseg_ray.tracking import Tracking, repository
+from satseg_ray.tracking.datastore import DataStore, same_files
+from satseg_ray.tracking.history import dataset_use, difference, versions
+from satseg_ray.workspace import Workspace
+from tests.factories import names
+from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
+
+ROOT = Path(__file__).resolve().parent.parent
+JOB = ROOT / "jobs" / "data.py"
+
+
+@pytest.fixture
+def store(workspace: Path) -> DataStore:
+    return open_store(workspace)
+
+
+def raw(store: DataStore, dataset: str = "coast") -> dict[str, bytes]:
+    return read_tree(store.root / "raw" / dataset)
+
+
+def patches(store: DataStore, dataset: str = "coast") -> dict[str, bytes]:
+    return read_tree(store.root / "patches" / dataset)
+
+
+def git(store: DataStore, *arguments: str) -> str:
+    command = ["git", "-C", str(store.root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def run_dvc(store: DataStore, *arguments: str, **environment: str) -> str:
+    """Run DVC as a user does, with the environment active."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    site = {"DVC_SITE_CACHE_DIR": str(store.root / ".dvc/tmp/site"), "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=store.root,
+        env=os.environ | site | {"PATH": path, "PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_change_is_a_version_with_a_tag_and_a_commit_of_its_own(store):
+    made = [ingest(store, "coast", 1), tile(store, "coast", 1), ingest(store, "coast", 2)]
+    assert [one.tag for one in made] == ["coast-v1", "coast-v2", "coast-v3"]
+    assert all(one.changed for one in made)
+    assert [git(store, "rev-parse", f"{one.tag}^{{commit}}") for one in made] == [
+        one.revision for one in made
+    ]
+    assert git(store, "status", "--porcelain") == ""
+    assert git(store, "cat-file", "-t", "coast-v1") == "tag"
+    assert "coast@0000000000000001" in git(store, "log", "-1", "--format=%s", "coast-v1")
+
+
+def test_the_disk_holds_one_copy_of_each_file_of_every_version(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    ingest(store, "coast", 2)  # some of its files are in the cache already
+    cache = [path.stat() for path in (store.root / ".dvc/cache").rglob("*") if path.is_file()]
+    inodes = {found.st_ino for found in cache}
+    for folder in ("raw/coast", "patches/coast"):
+        for path in (store.root / folder).rglob("*"):
+            if path.is_file():
+                assert path.stat().st_ino in inodes, path
+
+
+def test_the_same_content_is_no_new_version_and_mends_what_was_altered(store):
+    first = ingest(store, "coast", 1)
+    tiled = tile(store, "coast", 1)
+    for folder in ("raw", "patches"):
+        altered = store.root / folder / "coast" / "same.bin"
+        altered.unlink()
+        altered.write_bytes(b"altered")
+    again = ingest(store, "coast", 1)
+    assert (again.tag, again.changed) == (tiled.tag, False)
+    assert raw(store) == content("raw", 1)
+    again = tile(store, "coast", 1)
+    assert (again.tag, again.revision, again.changed) == (tiled.tag, tiled.revision, False)
+    assert patches(store) == content("patches", 1)
+    assert first.revision != tiled.revision
+
+
+def test_the_first_bytes_of_a_content_version_stay(store):
+    """Profiles differ from run to run in bytes: that alone makes no version."""
+    ingest(store, "coast", 1)
+    with store.replacing_raw("coast") as draft:
+        (draft.folder / "profile.bin").write_bytes(os.urandom(9))
+        draft.version = "coast@0000000000000001"
+    assert draft.committed
+    assert not draft.committed.changed
+    assert raw(store) == content("raw", 1)
+
+
+def test_what_is_lost_from_the_cache_comes_back_with_the_same_content(store):
+    ingest(store, "coast", 1)
+    subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
+    assert not ingest(store, "coast", 1).changed
+    ingest(store, "coast", 2)
+    store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 1)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_all_as_it_was(store, error):
+    ingest(store, "coast", 1)
+    for dataset in ("coast", "new"):
+        with pytest.raises(error), store.replacing_raw(dataset) as draft:  # noqa: PT012
+            (draft.folder / "half").write_text("half")
+            raise error("half way")
+    assert raw(store) == content("raw", 1)
+    assert names(store.root / "raw") == [".gitignore", "coast", "coast.dvc"]
+    assert git(store, "tag") == "coast-v1"
+    assert names(store.root / ".dvc/tmp/satseg") == []
+
+
+def test_checkout_restores_one_data_set_alone_as_a_new_version(store):
+    ingest(store, "coast", 1)
+    ingest(store, "fields", 1)
+    tile(store, "coast", 1)
+    tile(store, "fields", 1)
+    ingest(store, "coast", 2)
+    tile(store, "coast", 2)
+
+    def others() -> tuple[Any, ...]:
+        tracked = git(store, "ls-files", "-s", "*fields*")
+        return raw(store, "fields"), patches(store, "fields"), tracked
+
+    before = others()
+    done = store.checkout("coast", "coast-v2")
+    assert (done.tag, done.changed) == ("coast-v5", True)
+    assert (raw(store), patches(store)) == (content("raw", 1), content("patches", 1))
+    assert others() == before
+    assert git(store, "log", "-1", "--format=%P") == git(store, "rev-parse", "coast-v4^{commit}")
+    assert git(store, "status", "--porcelain") == ""
+    store.checkout("coast", "coast-v1")
+    assert (raw(store), patches(store)) == (content("raw", 1), {})
+    assert not (store.root / "pipelines" / "coast").exists()
+    assert not store.checkout("coast", "coast-v1").changed
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["coast-v9", "", "-v1", "--help", "coast-v1..coast-v2", "HEAD~1", "a/../b", "x" * 200, "v1\n"],
+)
+def test_what_names_no_version_is_refused(store, version):
+    ingest(store, "coast", 1)
+    with pytest.raises(DatasetVersionNotFound) as caught:
+        store.checkout("coast", version)
+    assert caught.value.exit_code == 22
+
+
+def test_a_version_of_another_data_set_is_refused_before_anything_changes(store):
+    ingest(store, "coast", 1)
+    ingest(store, "fields", 1)
+    with pytest.raises(DatasetVersionNotFound, match="has no data set 'fields'"):
+        store.checkout("fields", "coast-v1")
+    assert raw(store, "fields") == content("raw", 1)
+
+
+@pytest.mark.parametrize("name", ["a..b", "coast.dvc", "../up", ""])
+def test_a_name_that_git_or_dvc_could_not_tell_is_refused(store, name):
+    with pytest.raises(ConfigError), store.replacing_raw(name):
+        pass
+
+
+def test_names_that_begin_alike_have_numbers_of_their_own(store):
+    tags = [ingest(store, name, 1).tag for name in ("a", "a-v1", "a-v1", "a")]
+    tags.append(ingest(store, "a", 2).tag)
+    assert tags == ["a-v1", "a-v1-v1", "a-v1-v1", "a-v1", "a-v2"]
+
+
+def test_who_reads_or_writes_keeps_a_checkout_out(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    for using in (store.reading_raw, store.reading_patches, store.replacing_raw):
+        with using("coast"), pytest.raises(InUse):
+            store.checkout("coast", "coast-v1")
+    with store.reading_raw("coast"), pytest.raises(InUse), store.replacing_raw("coast"):
+        pass
+    with store.replacing_patches("coast", PARAMS), pytest.raises(InUse):
+        store.checkout("coast", "coast-v1")
+    with store.reading_raw("coast"), store.reading_raw("coast"):
+        pass
+
+
+def test_two_data_sets_are_written_at_once(store):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from tests.kills import ingest, open_store\n"
+        "store = open_store(Path(sys.argv[1]))\n"
+        "for generation in (1, 2):\n"
+        "    print(ingest(store, sys.argv[2], generation).tag)\n"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(store.workspace.root), name],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "two")
+    ]
+    said = [process.communicate(timeout=120)[0].split() for process in started]
+    assert said == [["one-v1", "one-v2"], ["two-v1", "two-v2"]]
+    assert git(store, "rev-list", "--count", "HEAD") == "5"
+    git(store, "fsck", "--strict", "--no-dangling")
+
+
+def test_tiling_takes_in_raw_data_that_nobody_committed(store):
+    folder = store.root / "raw" / "old"
+    folder.mkdir(parents=True)
+    (folder / "scene.bin").write_bytes(b"scene")
+    assert tile(store, "old", 1).tag == "old-v1"
+    ingest(store, "old", 2)
+    store.checkout("old", "old-v1")
+    assert raw(store, "old") == {"scene.bin": b"scene"}
+
+
+def test_patches_are_recorded_with_the_raw_data_that_they_were_made_from(store):
+    ingest(store, "coast", 1)
+    altered = store.root / "raw" / "coast" / "same.bin"
+    altered.unlink()
+    altered.write_bytes(b"altered by hand")
+    tiled = tile(store, "coast", 1)
+    ingest(store, "coast", 2)
+    store.checkout("coast", tiled.tag)
+    assert altered.read_bytes() == b"altered by hand"
+    store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 1)
+
+
+def test_tiling_what_is_not_there_is_refused(store):
+    with pytest.raises(DatasetNotFound), store.replacing_patches("none", PARAMS):
+        pass
+
+
+def test_dvc_finds_the_stage_tile_up_to_date(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    status = json.loads(run_dvc(store, "status", "--json"))
+    assert set(status) == {f"pipelines/coast/dvc.yaml:{stage}" for stage in ("train", "evaluate")}
+    pipeline = (store.root / "pipelines/coast/dvc.yaml").read_text()
+    assert str(store.workspace.root) not in pipeline
+    assert (
+        yaml.safe_load((store.root / "pipelines/coast/params.yaml").read_text())["tile"] == PARAMS
+    )
+
+
+def test_versions_come_back_from_a_remote(store, tmp_path):
+    ingest(store, "coast", 1)
+    ingest(store, "coast", 2)
+    run_dvc(store, "remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
+    run_dvc(store, "push", "--all-tags")
+    subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
+    store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 1)
+
+
+def test_a_version_that_is_nowhere_any_more_is_refused_and_nothing_changes(store):
+    ingest(store, "coast", 1)
+    ingest(store, "coast", 2)
+    subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
+    with pytest.raises(UnwritableProduct):
+        store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 2)
+
+
+def test_the_users_own_git_settings_and_commits_do_not_matter(workspace, monkeypatch, tmp_path):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("HOME", str(tmp_path))  # no identity
+    store = open_store(workspace)
+    ingest(store, "coast", 1)
+    monkeypatch.delenv("GIT_DIR")
+    (store.root / "notes.txt").write_text("mine")
+    git(store, "add", "notes.txt")
+    git(store, "-c", "user.name=me", "-c", "user.email=me@here", "commit", "-qm", "Notes")
+    (store.root / "staged.txt").write_text("not yet")
+    git(store, "add", "staged.txt")
+    ingest(store, "coast", 2)
+    assert git(store, "status", "--porcelain") == "A  staged.txt"
+    assert git(store, "show", "HEAD:notes.txt") == "mine"
+
+
+HOLD = (
+    "import os, sys, time\n"
+    "lock = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)\n"
+    "print('held', flush=True)\n"
+    "time.sleep(60)\n"
+)
+
+
+@pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "refs/heads/main.lock"])
+def test_a_lock_of_git_goes_with_its_owner_and_not_before(store, monkeypatch, name):
+    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    ingest(store, "coast", 1)
+    lock = store.root / ".git" / name
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        with pytest.raises(InUse, match=str(owner.pid)):
+            ingest(store, "coast", 2)
+        assert lock.exists()
+        owner.kill()
+    assert raw(store) == content("raw", 1)
+    assert lock.exists()
+    assert ingest(store, "coast", 2).tag == "coast-v2"
+    assert not lock.exists()
+
+
+def test_a_command_of_dvc_that_is_at_work_keeps_transactions_out(store, monkeypatch):
+    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    ingest(store, "coast", 1)
+    code = (
+        "import sys, time, zc.lockfile\n"
+        "lock = zc.lockfile.LockFile(sys.argv[1])\n"
+        "print('held', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(store.root / ".dvc/tmp/lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        with pytest.raises(InUse, match="a DVC command"):
+            ingest(store, "coast", 2)
+        owner.kill()
+    assert ingest(store, "coast", 2).changed
+
+
+@pytest.mark.parametrize(("alive", "folder"), [(True, "raw/coast"), (False, "raw/coast")])
+def test_what_dvc_has_entered_as_being_written_counts_while_its_process_lives(store, alive, folder):
+    ingest(store, "coast", 1)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        if not alive:
+            process.kill()
+            process.wait()
+        entry = {str(store.root / folder): {"pid": process.pid, "cmd": "dvc repro"}}
+        (store.root / ".dvc/tmp/rwlock").write_text(json.dumps({"write": entry}))
+        if alive:
+            with pytest.raises(InUse, match="dvc repro"):
+                ingest(store, "coast", 2)
+        else:
+            assert ingest(store, "coast", 2).changed
+        process.kill()
+
+
+def write_manifests(folder: Path, scenes: dict[str, str | None], classes: list[str]) -> None:
+    body = {
+        "scenes": [
+            {
+                "name": name,
+                "image_sha256": name,
+                "labels": labels and f"labels/{name}.tif",
+                "labels_sha256": labels,
+                "source": str(folder),
+            }
+            for name, labels in scenes.items()
+        ],
+        "classes": [{"value": i, "name": name} for i, name in enumerate(classes)],
+    }
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(body))
+
+
+def two_versions(store: DataStore) -> None:
+    with store.replacing_raw("coast") as draft:
+        write_manifests(draft.folder, {"a": "l1", "b": "l2", "c": None}, ["land", "water"])
+        draft.version, draft.figures = "coast@1", {"scenes": 3}
+    with store.replacing_patches("coast", PARAMS) as draft:
+        counts = {"train": {"patches": 7}, "val": {"patches": 1}}
+        (draft.folder / "patches.json").write_text(json.dumps({"counts": counts}))
+        draft.version, draft.figures = "coast@1/64", {"patches": 8}
+    with store.replacing_raw("coast") as draft:
+        write_manifests(draft.folder, {"a": "l9", "c": "l3", "d": None}, ["land", "ice"])
+        draft.version, draft.figures = "coast@2", {"scenes": 3}
+
+
+def test_a_difference_names_scenes_labels_classes_and_patches(store):
+    two_versions(store)
+    before = raw(store)
+    found = difference(store, "coast", "coast-v1").to_dict()
+    assert (found["old"], found["new"]) == ("coast-v1", "coast-v3")
+    assert found["scenes"] == {"added": ("d",), "gone": ("b",), "changed": ()}
+    assert found["labels"] == {"added": ("c",), "gone": ("b",), "changed": ("a",)}
+    assert found["classes"] == {"added": ("ice",), "gone": ("water",), "changed": ()}
+    assert found["patches"] == {"train": (0, 7), "val": (0, 1)}
+    assert raw(store) == before
+    same = difference(store, "coast", "coast-v3", "coast-v3").to_dict()
+    assert same["scenes"] == {"added": (), "gone": (), "changed": ()}
+
+
+def test_versions_are_listed_with_what_they_hold(store):
+    two_versions(store)
+    ingest(store, "air", 1)
+    git(store, "tag", "coast-v77-mine")  # no version of ours
+    found = versions(store)
+    assert [version.tag for version in found] == ["air-v1", "coast-v1", "coast-v2", "coast-v3"]
+    last = found[-1]
+    assert (last.content, last.scenes, last.patches) == ("coast@2", 3, 8)
+    assert (found[1].patches_content, found[1].patches) == (None, None)
+    assert [version.tag for version in versions(store, "air")] == ["air-v1"]
+
+
+def test_a_workspace_without_data_has_no_versions_and_gets_no_work_tree(workspace):
+    assert versions(DataStore.of(Workspace(workspace))) == []
+    assert names(workspace) == []
+
+
+def run_job(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(JOB), *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def test_the_job_lists_and_restores_by_its_first_word(store):
+    two_versions(store)
+    listed = run_job("versions", "--dataset", "coast")
+    assert listed.returncode == 0, listed.stderr
+    assert [v["tag"] for v in last_line(listed)["versions"]] == ["coast-v1", "coast-v2", "coast-v3"]
+    assert "coast-v2  " in listed.stderr
+    done = run_job("checkout", "--dataset", "coast", "--version", "coast-v1")
+    assert (last_line(done)["tag"], last_line(done)["changed"]) == ("coast-v4", True)
+    wrong = run_job("checkout", "--dataset", "coast", "--version", "coast-v9")
+    assert (wrong.returncode, last_line(wrong)["error"]) == (22, "DatasetVersionNotFound")
+    unknown = run_job("destroy")
+    assert (unknown.returncode, last_line(unknown)["error"]) == (2, "ConfigError")
+
+
+def test_the_job_compares(store, capsys):
+    two_versions(store)
+    found = data(DataConfig(action="diff", dataset="coast", version="coast-v1"))
+    assert found["classes"]["added"] == ("ice",)
+    assert "added 1 (ice); gone 1 (water)" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="version: is needed for diff"):
+        data(DataConfig(action="diff", dataset="coast"))
+
+
+STAND_IN = """
+import json, sys
+from pathlib import Path
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.workspace import Workspace
+stage, base = sys.argv[1], Path("pipelines/coast")
+store = DataStore.of(Workspace(Path.cwd().parent))
+if stage == "tile":
+    with store.reading_raw("coast") as raw, store.replacing_patches("coast", {}) as draft:
+        text = (raw / "raw.yaml").read_text()
+        if "13" in text:
+            sys.exit("thirteen is refused")
+        (draft.folder / "patches.json").write_text(json.dumps({"of": text}))
+elif stage == "train":
+    with store.reading_patches("coast") as patches:
+        (base / "model.json").write_text((patches / "patches.json").read_text())
+else:
+    (base / "evaluation.json").write_text(json.dumps({"iou": 0.5}))
+"""
+
+
+def with_stand_ins(store: DataStore) -> None:
+    """Let the stages of the data set be small commands that use the store as the jobs do."""
+    script = store.workspace.root / "stand_in.py"
+    script.write_text(STAND_IN)
+    path = store.root / "pipelines/coast/dvc.yaml"
+    body = yaml.safe_load(path.read_text())
+    for name, stage in body["stages"].items():
+        stage["cmd"] = f"PYTHONPATH={ROOT} python {script} {name}"
+    path.write_text(yaml.safe_dump(body))
+
+
+@pytest.fixture
+def described(monkeypatch: pytest.MonkeyPatch) -> None:
+    from satseg_ray.tracking import datastore
+
+    monkeypatch.setattr(datastore, "_described_patches", lambda folder: {"version": ""})
+
+
+@pytest.mark.usefixtures("described")
+def test_reproduce_with_stand_ins_for_the_stages_commits_model_and_figures(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    with_stand_ins(store)
+    done = store.reproduce("coast")
+    assert (done.tag, done.changed) == ("coast-v3", True)
+    assert git(store, "show", "HEAD:pipelines/coast/evaluation.json") == '{"iou": 0.5}'
+    model = store.root / "pipelines/coast/model.json"
+    of_first = model.read_text()
+    assert git(store, "status", "--porcelain") == ""
+    assert not store.reproduce("coast").changed
+    ingest(store, "coast", 2)
+    assert store.reproduce("coast").tag == "coast-v5"
+    assert model.read_text() != of_first
+    store.checkout("coast", "coast-v3")
+    assert model.read_text() == of_first
+    assert json.loads(run_dvc(store, "status", "--json")) == {}
+
+
+@pytest.mark.usefixtures("described")
+def test_a_stage_that_fails_with_stand_ins_leaves_patches_and_pipeline_as_they_were(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    with_stand_ins(store)
+    store.reproduce("coast")
+    before = patches(store), read_tree(store.root / "pipelines")
+    ingest(store, "coast", 13)
+    with pytest.raises(UnwritableProduct, match="could not be reproduced"):
+        store.reproduce("coast")
+    assert (patches(store), read_tree(store.root / "pipelines")) == before
+    with store.reading_patches("coast"):
+        pass
+
+
+def test_plain_dvc_repro_with_stand_ins_runs_the_stages(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    with_stand_ins(store)
+    run_dvc(store, "repro", "pipelines/coast/dvc.yaml")
+    assert patches(store) == {"patches.json": b'{"of": "generation: 1\\n"}'}
+
+
+def test_a_run_names_the_version_of_its_data_set(store):
+    ingest(store, "coast", 1)
+    tiled = tile(store, "coast", 1)
+    lineage = {"dataset_version": "coast@1", "patches_version": "coast@0000000000000001/64"}
+    use = dataset_use(store.workspace, "coast", lineage)
+    run = Tracking.open(store.workspace.root).create_run("test", "a run")
+    run.log_dataset(use, "training")
+    inputs: Any = run.tracking.client().get_run(run.run_id).inputs
+    (found,) = inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("coast", "0000000000000001/64")
+    source = json.loads(found.dataset.source)
+    assert (source["tag"], source["revision"]) == (tiled.tag, tiled.revision)
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
+    unknown = dataset_use(store.workspace, "coast", {"dataset_version": "coast@5"})
+    assert dict(unknown.source) == {"dataset_version": "coast@5", "patches_version": "coast@5"}
+
+
+def test_folders_are_the_same_by_names_and_bytes(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "a").write_text("a")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert same_files(one, two)
+    (two / "empty").mkdir()
+    assert same_files(one, two)
+    (two / "b").write_text("b")
+    assert not same_files(one, two)
+    (one / "b").write_text("c")
+    assert not same_files(one, two)
