@@ -23,6 +23,8 @@ _REPAIRS = 48
 """Cells that are tried for a class that a split lacks."""
 _PARTNERS = 256
 """Scenes that one scene is tried against, to change places."""
+_LOST = 4.0
+"""Weight of what is lost beside what is held out, against the likeness of classes."""
 _SHARE = 100.0
 """Weight of the shares of the area among whole scenes: above any likeness of classes."""
 
@@ -136,7 +138,7 @@ class _State:
         cost = np.where(sums[..., 0] > 0, apart, 0).sum(axis=1)
         val = max(self.rules.spec.val * self.cells, 1)
         lost = totals[:, TRAIN, -1] / max(self.cells, 1) + totals[:, VAL, -1] / val / 2
-        return missing, cost + lost
+        return missing, cost + _LOST * lost
 
 
 SPLIT_ROWS = (TRAIN, VAL, TEST)
@@ -192,7 +194,10 @@ class Ways:
     def _runs(self) -> npt.NDArray[np.intp]:
         """Walk, start and gap of each way: all walks from their first cell, then further along."""
         rest = self.block.size - sum(self.counts)
-        gaps = sorted({0, rest // 2, rest}) if self.block.ragged and all(self.counts) else [0]
+        gaps = [0]
+        if self.block.ragged and all(self.counts):
+            lines = (length + 1 for length in self.block.free.shape)
+            gaps = sorted({0, *(line for line in lines if line < rest), rest})
         walks = range(len(self.walks))
         runs = [(walk, start, gap) for start in self.starts for gap in gaps for walk in walks]
         return np.array(runs, np.intp).reshape(-1, 3)
