@@ -109,7 +109,7 @@ def test_register_is_the_name_of_the_flag(tmp_path):
         (
             "dataset: a\nsplit: {vall: 0.1}\n",
             [],
-            ("job.yaml", "split.vall", "0.1", "The keys are val, test, seed."),
+            ("job.yaml", "split.vall", "0.1", "The keys are by, val, test, seed, buffer, given."),
         ),
         ("dataset: a\npatch_size: many\n", [], ("job.yaml", "patch_size", "'many'")),
         ("dataset: a\npatch_size: 8\n", [], ("job.yaml", "patch_size", "8", "16")),

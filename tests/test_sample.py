@@ -69,7 +69,7 @@ def test_pieces_hold_every_band_once_in_order_and_are_bounded(sizes):
     named = {f"s{i}": size for i, size in enumerate(sizes)}
     found = pieces(named, 64)
     assert [band for piece in found for band in piece] == [
-        band for name, size in named.items() for band in bands(name, *size, 64)
+        band for name, size in named.items() for band in bands(name, size[0], size[1], 64)
     ]
     areas = [[(b.stop - b.first) * 64 * named[b.scene][1] for b in piece] for piece in found]
     assert all(sum(piece) <= max(64 << 20, piece[0]) for piece in areas)

@@ -16,13 +16,17 @@ from satseg_ray.patches.split import TEST, TRAIN, VAL, Cells, Counts, SplitSpec
 _HELD = (TEST, VAL)
 _PASSES = 10
 _STARTS = 12
-"""Places along each walk where a run may start."""
+"""Most places along each walk where a run may start."""
+_TALLIES = 1 << 24
+"""Most numbers that the ways of all blocks take together, or those of one start each."""
 _AT_ONCE = 1 << 21
 """Cells whose options are counted at once."""
 _REPAIRS = 48
 """Cells that are tried for a class that a split lacks."""
 _PARTNERS = 256
 """Scenes that one scene is tried against, to change places."""
+_LOST = 4.0
+"""Weight of what is lost beside what is held out, against the likeness of classes."""
 _SHARE = 100.0
 """Weight of the shares of the area among whole scenes: above any likeness of classes."""
 
@@ -85,7 +89,8 @@ def choose(blocks: Sequence[Block], rules: Rules) -> list[Cells]:
     chosen: list[Cells] = [np.full(block.free.shape, TRAIN, np.int8) for block in blocks]
     given = _Wholes([blocks[i] for i in wholes], rules, debt)
     state.add(given.tally())
-    ways = [Ways.of(blocks[i], rules, debt) for i in divided]
+    starts = _affordable(blocks, divided)
+    ways = [Ways.of(blocks[i], rules, debt, starts) for i in divided]
     picked = [0] * len(ways)
     for way in ways:
         state.add(way.tallies[0])
@@ -136,7 +141,7 @@ class _State:
         cost = np.where(sums[..., 0] > 0, apart, 0).sum(axis=1)
         val = max(self.rules.spec.val * self.cells, 1)
         lost = totals[:, TRAIN, -1] / max(self.cells, 1) + totals[:, VAL, -1] / val / 2
-        return missing, cost + lost
+        return missing, cost + _LOST * lost
 
 
 SPLIT_ROWS = (TRAIN, VAL, TEST)
@@ -168,8 +173,8 @@ class Ways:
     tallies: Float
 
     @classmethod
-    def of(cls, block: Block, rules: Rules, debt: dict[int, float]) -> Ways:
-        """Return them, the one of the shortest border first.
+    def of(cls, block: Block, rules: Rules, debt: dict[int, float], most: int) -> Ways:
+        """Return them, from up to ``most`` starts, the one of the shortest border first.
 
         What rounding leaves is carried on in ``debt`` (cells), so that the shares hold over all.
         """
@@ -178,12 +183,12 @@ class Ways:
         for split, share in rules.shares.items():
             debt[split] += share * size
             # Not more than twice its own share, however much small scenes have left to it
-            most = min(size - sum(taken.values()), math.ceil(2 * share * size))
-            taken[split] = min(most, max(0, int(debt[split] + 0.5)))
+            limit = min(size - sum(taken.values()), math.ceil(2 * share * size))
+            taken[split] = min(limit, max(0, int(debt[split] + 0.5)))
             debt[split] -= taken[split]
         counts = taken[TEST], taken[VAL]
         walks = _walks(block, random.Random(f"{rules.spec.seed}:{block.name}"))
-        starts = _starts(size - sum(counts) + 1) if sum(counts) else np.zeros(1, np.intp)
+        starts = _starts(size - sum(counts) + 1, most) if sum(counts) else np.zeros(1, np.intp)
         walks = walks if sum(counts) else walks[:1]
         bare = cls(block, walks, starts, counts, np.zeros(0))
         return cls(block, walks, starts, counts, bare._counted(rules.reach))
@@ -192,7 +197,10 @@ class Ways:
     def _runs(self) -> npt.NDArray[np.intp]:
         """Walk, start and gap of each way: all walks from their first cell, then further along."""
         rest = self.block.size - sum(self.counts)
-        gaps = sorted({0, rest // 2, rest}) if self.block.ragged and all(self.counts) else [0]
+        gaps = [0]
+        if self.block.ragged and all(self.counts):
+            lines = (length + 1 for length in self.block.free.shape)
+            gaps = sorted({0, *(line for line in lines if line < rest), rest})
         walks = range(len(self.walks))
         runs = [(walk, start, gap) for start in self.starts for gap in gaps for walk in walks]
         return np.array(runs, np.intp).reshape(-1, 3)
@@ -253,8 +261,14 @@ def widened(held: Mask, reach: int) -> Mask:
     return held
 
 
-def _starts(count: int) -> npt.NDArray[np.intp]:
-    return np.unique(np.linspace(0, count - 1, min(count, _STARTS)).round().astype(np.intp))
+def _affordable(blocks: Sequence[Block], divided: Sequence[int]) -> int:
+    """Return from how many starts runs are tried, so that memory stays bounded."""
+    numbers = sum(8 * len(SPLIT_ROWS) * (blocks[i].counts.shape[2] + 1) for i in divided)
+    return max(1, min(_STARTS, _TALLIES // max(numbers, 1)))
+
+
+def _starts(count: int, most: int) -> npt.NDArray[np.intp]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
 
 
 def _walks(block: Block, rng: random.Random) -> npt.NDArray[np.intp]:
