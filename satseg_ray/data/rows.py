@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Reporter:
     def run(self, work: Callable[[Work], Work], row: Work) -> dict[str, str]:
         """Return ``{"outcome": JSON}`` with the result of ``work(row)`` or its error."""
         note = Path(self.notes) / f"{row['key']}.attempts"
+        began = time.time()
         try:
             attempt = _count_attempt(note)
             if attempt > _MAX_ATTEMPTS:
@@ -58,7 +60,7 @@ class Reporter:
         except Exception as error:  # the one border where a bad piece becomes a row
             outcome = _failed(row, _unforeseen(row, error))
         note.unlink(missing_ok=True)
-        return {"outcome": json.dumps(outcome)}
+        return {"outcome": json.dumps({**outcome, "span": (began, time.time())})}
 
 
 def _failed(row: Work, error: SatsegError) -> Work:
@@ -167,3 +169,12 @@ def first_of(failures: Sequence[SatsegError], total: int, what: str) -> SatsegEr
         return first
     problem = f"{first.problem} ({len(failures)} of {total} {what} failed)"
     return type(first)(first.subject, problem, first.remedy)
+
+
+def busy_seconds(outcomes: Sequence[Work]) -> float:
+    """Return the seconds from the start of the first piece to the end of the last one.
+
+    By the workers' clocks: what it takes until the first one starts is left out.
+    """
+    spans = [outcome["span"] for outcome in outcomes]
+    return float(max(end for _, end in spans) - min(start for start, _ in spans))
