@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("predict", "tile", "train")
+NAMES = ("predict", "tile", "tile_gigapixel", "train")
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def _take(taker: SceneTaker, inputs: Sequence[SceneInput], names: Sequence[str])
         refused,
         tuple(SceneFacts.from_dict(outcome["facts"]) for outcome in seen),
         bands,
-        max(outcome["seconds"] for outcome in outcomes),
+        max(stop - start for start, stop in (outcome["span"] for outcome in outcomes)),
         max(outcome["peak_mib"] for outcome in outcomes),
     ).without(odd)
 

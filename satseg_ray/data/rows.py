@@ -48,7 +48,7 @@ class Reporter:
     def run(self, work: Callable[[Work], Work], row: Work) -> dict[str, str]:
         """Return ``{"outcome": JSON}`` with the result of ``work(row)`` or its error."""
         note = Path(self.notes) / f"{row['key']}.attempts"
-        start = time.monotonic()
+        began = time.time()
         try:
             attempt = _count_attempt(note)
             if attempt > _MAX_ATTEMPTS:
@@ -61,7 +61,7 @@ class Reporter:
         except Exception as error:  # the one border where a bad piece becomes a row
             outcome = _failed(row, _unforeseen(row, error))
         note.unlink(missing_ok=True)
-        spent = {"seconds": time.monotonic() - start, "peak_mib": peak_mib()}
+        spent = {"span": (began, time.time()), "peak_mib": peak_mib()}
         return {"outcome": json.dumps(spent | dict(outcome))}
 
 
@@ -171,3 +171,12 @@ def first_of(failures: Sequence[SatsegError], total: int, what: str) -> SatsegEr
         return first
     problem = f"{first.problem} ({len(failures)} of {total} {what} failed)"
     return type(first)(first.subject, problem, first.remedy)
+
+
+def busy_seconds(outcomes: Sequence[Work]) -> float:
+    """Return the seconds from the start of the first piece to the end of the last one.
+
+    By the workers' clocks: what it takes until the first one starts is left out.
+    """
+    spans = [outcome["span"] for outcome in outcomes]
+    return float(max(end for _, end in spans) - min(start for start, _ in spans))

@@ -18,7 +18,7 @@ import numpy as np
 from satseg_ray.classes import IGNORE
 from satseg_ray.config import TileConfig
 from satseg_ray.data.referenced import check_references
-from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_tasks
+from satseg_ray.data.rows import Pool, Reporter, Work, busy_seconds, collected, run_tasks
 from satseg_ray.errors import EmptySplit
 from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Window
@@ -80,16 +80,21 @@ def tile(config: TileConfig) -> Mapping[str, Any]:
         "dropped": manifest.dropped,
         "findings": [finding.to_dict() for finding in tiled.findings],
         "work_seconds": round(tiled.seconds, 2),
+        "busy_seconds": round(tiled.busy, 2),
     } | draft.result()
 
 
 @dataclass(frozen=True)
 class _Tiled:
-    """What tiling made: the manifest of the patches, what was found, and the seconds it took."""
+    """What tiling made: the manifest of the patches, what was found, and the seconds it took.
+
+    ``busy`` leaves out the seconds in which workers started.
+    """
 
     manifest: PatchManifest
     findings: Sequence[Finding]
     seconds: float
+    busy: float
 
 
 def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, unit: int) -> _Tiled:
@@ -100,8 +105,11 @@ def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, u
     sampling = plan.sample.resolved(dataset.classes, plan.split.seed)
     counting = Counting(plan.patch_size, len(dataset.classes), sampling)
     counter = CellCounter(dataset, str(raw), counting, plan.counts_classes, reporter)
-    planned = plan_patches(_counted(counter), plan, dataset.classes.names)
+    sizes, counting_seconds = _counted(counter)
+    planning = monotonic()
+    planned = plan_patches(sizes, plan, dataset.classes.names)
     units = plan_units(planned.keys, unit)
+    busy = counting_seconds + monotonic() - planning
     progress = Progress("tile", len(planned.keys), "patches")
     cutter = UnitCutter(dataset, str(raw), str(folder), reporter, sampling)
     outcomes = collected(
@@ -111,7 +119,9 @@ def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, u
     )
     shutil.rmtree(folder / "notes", ignore_errors=True)
     manifest = _manifest(dataset, plan, planned.keys, outcomes)
-    return _Tiled(manifest, _findings(planned.findings, manifest), monotonic() - start)
+    seconds = monotonic() - start
+    busy += busy_seconds(outcomes)
+    return _Tiled(manifest, _findings(planned.findings, manifest), seconds, busy)
 
 
 def _labelled(raw: Path, plan: PatchPlan) -> DatasetManifest:
@@ -167,8 +177,8 @@ class CellCounter:
         return {"bands": [count(labels[b.scene], b, self.counting).to_dict() for b in parts]}
 
 
-def _counted(counter: CellCounter) -> list[SceneSize]:
-    """Return the labelled scenes with the classes in their cells, counted by the workers."""
+def _counted(counter: CellCounter) -> tuple[list[SceneSize], float]:
+    """Return the labelled scenes with the classes in their cells, and the workers' seconds."""
     rows = counter.rows()
     progress = Progress("count classes", len(rows), "pieces")
     outcomes = collected(
@@ -179,7 +189,8 @@ def _counted(counter: CellCounter) -> list[SceneSize]:
     parts: dict[str, list[BandCounts]] = {scene.name: [] for scene in counter.scenes}
     for band in (BandCounts.from_dict(body) for outcome in outcomes for body in outcome["bands"]):
         parts[band.band.scene].append(band)
-    return [whole_scene(parts[s.name], s.height, s.width) for s in counter.scenes]
+    sizes = [whole_scene(parts[s.name], s.height, s.width) for s in counter.scenes]
+    return sizes, busy_seconds(outcomes)
 
 
 def plan_units(keys: Sequence[PatchKey], side: int) -> list[list[PatchKey]]:
