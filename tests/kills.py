@@ -142,6 +142,11 @@ exec {git} "$@"
 """
 
 
+def git_wrapper(word: str, how: str) -> str:
+    """A script to stand before git on the path: see :func:`in_git`."""
+    return _GIT.format(word=word, how=how, git=real_git())
+
+
 def in_git(word: str, how: str) -> Kill:
     """Die while a git command runs, which does not begin, goes on alone, is done, or leaves locks.
 
@@ -151,7 +156,7 @@ def in_git(word: str, how: str) -> Kill:
     def prepare(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         wrapper = folder / "git"
-        wrapper.write_text(_GIT.format(word=word, how=how, git=real_git()))
+        wrapper.write_text(git_wrapper(word, how))
         wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
@@ -183,12 +188,17 @@ if any("dvc.cli" in word for word in sys.orig_argv):
 """
 
 
+def site_for_dvc(number: int, both: bool) -> str:
+    """What Python runs as it starts, to die in DVC: see :func:`in_dvc`."""
+    return _SITE.format(number=number, both=both)
+
+
 def in_dvc(number: int, both: bool) -> Kill:
     """Die before a change that DVC makes to the disk; ``both``: DVC dies with it."""
 
     def prepare(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        (folder / "sitecustomize.py").write_text(_SITE.format(number=number, both=both))
+        (folder / "sitecustomize.py").write_text(site_for_dvc(number, both))
         os.environ["PYTHONPATH"] = str(folder)
 
     return prepare

@@ -25,7 +25,7 @@ from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.measure import Measured, Subject, ground_sample_distance, measure
 from satseg_ray.checks.pairing import pair
 from satseg_ray.checks.rules import apply_rules, strict
-from satseg_ray.checks.survey import survey_labels
+from satseg_ray.checks.survey import surveyed
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.errors import ConfigError
 from satseg_ray.findings import Finding
@@ -62,7 +62,7 @@ def measured(
 ) -> Measured:
     with SceneReader(scene, **reading) as reader:
         opener = partial(opened, str(labels), rule, reader.info) if labels else None
-        survey = partial(survey_labels, str(labels), rule) if labels else None
+        survey = partial(surveyed, str(labels), rule) if labels else None
         text = str(labels) if labels else None
         return measure(Subject(scene.stem, str(scene), text, opener, survey), reader, rule)
 
@@ -254,7 +254,7 @@ def test_pixels_are_measured_on_the_ground(tmp_path, crs, transform, metres):
 def test_a_mask_of_thousands_of_colours_is_surveyed_in_bounded_memory(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (3, 300, 300)).astype(np.uint8)
     values[:, :150] = np.array([1, 2, 3])[:, None, None]
-    survey = survey_labels(str(write_raster(tmp_path / "a.png", values)), RULE)
+    survey = surveyed(str(write_raster(tmp_path / "a.png", values)), RULE)
     assert survey.unknown[0] == ("#010203", 150 * 300)
     assert len(survey.unknown) == 256
     assert sum(n for _, n in survey.unknown) + survey.unnamed == 300 * 300

@@ -107,7 +107,10 @@ class Jobs:
         """Start a job that dies, by itself or after ``delay`` seconds; tell whether it did."""
         log = (self.workspace.parent / "killed.log").open("wb")
         child = subprocess.Popen(
-            self.command(job, generation), env=self._environment | more, stdout=log, stderr=log
+            self.command(job, generation),
+            env=self._environment | dict(more),
+            stdout=log,
+            stderr=log,
         )
         if delay is not None:
             time.sleep(delay)

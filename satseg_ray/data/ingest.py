@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.checks.classfiles import find_class_files
+from satseg_ray.checks.collection import Collection
 from satseg_ray.checks.facts import SceneFacts
 from satseg_ray.checks.report import OVERVIEW, PICTURES, Report
-from satseg_ray.checks.rules import Collection, apply_rules, strict
+from satseg_ray.checks.rules import apply_rules, strict
 from satseg_ray.checks.words import counted
 from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 from rasterio.shutil import copyfiles
 
 from satseg_ray.checks.measure import Subject, measure
-from satseg_ray.checks.survey import LabelSurvey
+from satseg_ray.checks.survey import LabelSurvey, surveyed
 from satseg_ray.data.referenced import PIXELS
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
@@ -19,13 +19,12 @@ from satseg_ray.errors import SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.formats import is_remote
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, burn_labels, kind_of, survey
+from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, burn_labels
 from satseg_ray.geo.raster import (
     RasterInfo,
     SceneReader,
     Tile,
     check_whole,
-    inspect_raster,
     inspect_scene,
     raster_files,
     reading,
@@ -138,11 +137,8 @@ class _Burning:
 
     def surveyed(self) -> LabelSurvey:
         """Return what the file holds, be it a class or not."""
-        path = str(self._scene.labels)
         with self._kept():
-            shape = inspect_raster(path) if kind_of(path) == "raster" else None
-            found = survey(path, self._rule, self._image_name)
-        return LabelSurvey.of(found, (shape.height, shape.width) if shape else None)
+            return surveyed(str(self._scene.labels), self._rule, self._image_name)
 
     @contextmanager
     def opened(self) -> Iterator[WrittenLabels]:
