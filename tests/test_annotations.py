@@ -187,6 +187,13 @@ def test_the_only_image_of_a_file_is_taken_whatever_its_name_and_noted(tmp_path)
         assert [(f.level, f.code) for f in findings] == [("note", "other-image-name")]
 
 
+def test_annotations_of_an_image_that_is_not_listed_are_found(tmp_path):
+    drawn = {"segmentation": [flat(SQUARE)]}
+    document = coco(drawn, drawn | {"image_id": 9})
+    _, findings = burnt(write_json(tmp_path / "a.json", document), RULE, SCENE)
+    assert [str(f.problem) for f in findings] == ["1 shape (101) of an image that is not listed"]
+
+
 def test_an_image_without_objects_is_background_or_unlabelled(tmp_path):
     path = write_json(tmp_path / "a.json", coco())
     assert (burnt(path, RULE, SCENE)[0] == 255).all()

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import shapely
 
 from satseg_ray.errors import LabelsDoNotMatch
 from satseg_ray.geo.labels.documents import Document, image_name_of
@@ -43,6 +42,9 @@ def coco_features(
         one["id"]: str(one.get("name", one["id"])) for one in document.get("categories", [])
     }
     drawing = Drawing(path)
+    listed = {str(one.get("id")) for one in document["images"]}
+    stray = [one for one in document["annotations"] if str(one.get("image_id")) not in listed]
+    notes.add("no-image", [str(one.get("id")) for one in stray], "of an image that is not listed")
     for at, one in enumerate(document["annotations"]):
         if one.get("image_id") == image.get("id"):
             label = categories.get(one.get("category_id"), label_text(one.get("category_id")))
@@ -58,10 +60,7 @@ def _segmentation(path: str, annotation: Document, size: Size | None) -> list[An
     if isinstance(found, dict):
         return rle_outlines(path, found, size)
     rings = [found] if isinstance(found[0], int | float) else found
-    parts = [polygon(pairs(ring)) for ring in rings]
-    if len(parts) == 1:
-        return parts
-    return [shapely.union_all(shapely.make_valid(parts, method="structure", keep_collapsed=False))]
+    return [polygon(pairs(ring)) for ring in rings]
 
 
 STRIP_PIXELS = 1 << 22
