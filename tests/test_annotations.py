@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from rasterio.transform import Affine
 
-import satseg_ray.geo.labels.annotations as reading
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.errors import (
     ConfigError,
@@ -26,6 +25,7 @@ from satseg_ray.errors import (
     UnreadableLabels,
 )
 from satseg_ray.geo.labels import LabelRule, images_in, kind_of, survey
+from satseg_ray.geo.labels import coco as coco_files
 from satseg_ray.geo.raster import inspect_raster
 from tests.label_factories import (
     TABLE,
@@ -121,7 +121,7 @@ def test_rle_gives_its_mask_back(tmp_path_factory, height, width, share, seed, c
     document = coco({"segmentation": rle, "iscrowd": 1}, images=[image])
     path = write_json(tmp_path_factory.getbasetemp() / "rle.json", document)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "STRIP_PIXELS", columns * height)
+        patch.setattr(coco_files, "STRIP_PIXELS", columns * height)
         found, findings = burnt(path, RULE, scene_info(height, width, crs=None))
     np.testing.assert_array_equal(found, np.where(mask, 2, 255))
     assert [f.code for f in findings] == ([] if mask.any() else ["no-area"])
@@ -129,7 +129,7 @@ def test_rle_gives_its_mask_back(tmp_path_factory, height, width, share, seed, c
 
 def test_long_runs_survive_compression():
     runs = [0, 1, 70_000, 3, 1_000_000, 31, 32, 16, 15, 1]
-    assert reading.unpacked(compressed(runs)).tolist() == runs
+    assert coco_files.unpacked(compressed(runs)).tolist() == runs
 
 
 @pytest.mark.parametrize(
@@ -143,6 +143,7 @@ def test_long_runs_survive_compression():
         ({"size": [64, 80], "counts": [1, 2]}, "bad-geometry"),
         ({"size": [64, 80], "counts": "1~"}, "bad-geometry"),
         ({"size": [64, 80], "counts": "o"}, "bad-geometry"),
+        ({"size": [64, 80], "counts": "o" * 100_000}, "bad-geometry"),
         ({"size": [64, 80], "counts": [-80, 5200]}, "bad-geometry"),
         ({"size": [64, 80], "counts": [5120]}, "no-area"),
         ({"size": [64, 80]}, "bad-geometry"),
@@ -176,6 +177,21 @@ def test_a_coco_file_of_many_images_gives_each_its_own(tmp_path):
     document["images"][1]["file_name"] = "y/1.jpg"
     with pytest.raises(LabelsDoNotMatch, match=r"speaks of 2 images 1.jpg"):
         burnt(write_json(path, document), RULE, SCENE, image_name="1.jpg")
+
+
+def test_the_only_image_of_a_file_is_taken_whatever_its_name_and_noted(tmp_path):
+    for document in (coco(), labelme(), {"a.jpg1": {"filename": "a.jpg", "regions": []}}):
+        path = write_json(tmp_path / "a.json", document)
+        assert not burnt(path, RULE, SCENE, image_name="a.jpg")[1]
+        _, findings = burnt(path, RULE, SCENE, image_name="b.jpg")
+        assert [(f.level, f.code) for f in findings] == [("note", "other-image-name")]
+
+
+def test_annotations_of_an_image_that_is_not_listed_are_found(tmp_path):
+    drawn = {"segmentation": [flat(SQUARE)]}
+    document = coco(drawn, drawn | {"image_id": 9})
+    _, findings = burnt(write_json(tmp_path / "a.json", document), RULE, SCENE)
+    assert [str(f.problem) for f in findings] == ["1 shape (101) of an image that is not listed"]
 
 
 def test_an_image_without_objects_is_background_or_unlabelled(tmp_path):
