@@ -103,8 +103,12 @@ def test_where_much_of_the_file_is_needed_squares_are_halved(tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("crs", "target", "resolution"),
-    [("EPSG:32631", "EPSG:32632", 10), ("EPSG:32631", "EPSG:4326", 1e-4), ("EPSG:4326", "EPSG:3857", 9)],
-)  # fmt: skip
+    [
+        ("EPSG:32631", "EPSG:32632", 10),
+        ("EPSG:32631", "EPSG:4326", 1e-4),
+        ("EPSG:4326", "EPSG:3857", 9),
+    ],
+)
 def test_the_nearest_pixel_is_the_one_that_proj_finds(tmp_path, crs, target, resolution):
     origin = (9.2, 47.9, 1e-4) if crs == "EPSG:4326" else (700_000, 5_300_000, 10)
     transform = Affine(origin[2], 0, origin[0], 0, -origin[2], origin[1])
@@ -162,9 +166,8 @@ def test_a_grid_that_is_the_same_or_only_moved_gives_the_same_pixels(tmp_path, m
     tile = whole(on_grid(path, "EPSG:32631", 10, method))
     np.testing.assert_array_equal(tile.pixels, values)
     assert tile.valid.all()
-    wide = write_raster(
-        tmp_path / "b.tif", values, crs="EPSG:32631", transform=from_origin(699_970, 5_300_050, 10, 10)
-    )  # fmt: skip
+    moved = from_origin(699_970, 5_300_050, 10, 10)
+    wide = write_raster(tmp_path / "b.tif", values, crs="EPSG:32631", transform=moved)
     files = (BandFile(str(path)), BandFile(str(wide)))
     tile = whole(SceneSource(files, None, None, method))
     np.testing.assert_array_equal(tile.pixels[2:, :35, :27], values[:, 5:, 3:])
