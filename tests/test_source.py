@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyproj import Geod
 from rasterio.transform import from_origin
 
 from satseg_ray.errors import (
@@ -166,7 +167,7 @@ def test_a_stack_of_single_bands_is_the_file_of_all_bands(tmp_path, data):
     ).astype(dtype)
     if dtype == "float32":
         values[0, 0, 0] = np.inf
-    together = write_raster(tmp_path / "all.tif", values, nodata=nodata)
+    together = write_raster(tmp_path / "all.tif", values, nodata=nodata, photometric="minisblack")
     apart = [
         write_raster(tmp_path / f"{band}.tif", values[band], nodata=nodata) for band in range(count)
     ]
@@ -255,7 +256,8 @@ def test_more_bands_than_a_scene_may_have_are_refused_with_the_limit(tmp_path):
     with pytest.raises(UnreadableRaster, match="has 33 bands, the limit is 32"):
         inspect_raster(many)
     some = write_raster(tmp_path / "b.tif", np.zeros((20, 2, 2), np.uint8))
-    assert inspect_raster(write_raster(tmp_path / "c.tif", np.zeros((32, 2, 2)), dtype="uint8"))
+    most = write_raster(tmp_path / "c.tif", np.zeros((32, 2, 2), np.uint8))
+    assert inspect_raster(most).count == 32
     with pytest.raises(BandMismatch, match="has 40 bands in all, the limit is 32"):
         inspect_scene(stack(some, some))
 
@@ -284,6 +286,11 @@ def test_nodata_of_the_source_wins_over_the_files_and_that_of_the_reader_over_bo
 
 
 # Formats
+
+
+def _jpeg_2000(real: Path, path: Path) -> Path:
+    rasterio.shutil.copy(real, path, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
+    return path
 
 
 def _saved(folder: Path, driver: str) -> Path:
@@ -315,8 +322,7 @@ def test_a_format_is_told_by_its_content(tmp_path, driver):
 def test_jpeg_2000_keeps_its_pixel_type_and_place(tmp_path, dtype):
     values = random_pixels((40, 30), 4, dtype)
     real = write_raster(tmp_path / "real.tif", values)
-    path = tmp_path / "a.jp2"
-    rasterio.shutil.copy(real, path, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
+    path = _jpeg_2000(real, tmp_path / "a.jp2")
     info = inspect_raster(path)
     assert (info.crs_name, info.affine) == ("EPSG:32618", GRID)
     tile = whole(path, bands=(1, 2, 3, 4))
@@ -384,10 +390,9 @@ def test_the_gsd_is_in_metres_whatever_the_units(tmp_path):
         return inspect_raster(path).gsd
 
     assert gsd("EPSG:32618", GRID) == (10, 10)
-    np.testing.assert_allclose(gsd("EPSG:2263", from_origin(1e6, 2e5, 3, 6)) or (), (0.9144, 1.8288), rtol=1e-5)  # fmt: skip
+    feet = gsd("EPSG:2263", from_origin(1e6, 2e5, 3, 6)) or ()
+    np.testing.assert_allclose(feet, (0.9144, 1.8288), rtol=1e-5)
     place = from_origin(4, 60.005, 1e-4, 1e-4)
-    from pyproj import Geod
-
     metres = [Geod(ellps="WGS84").inv(4.01, 60, *to)[2] for to in ((4.0101, 60), (4.01, 60.0001))]
     np.testing.assert_allclose(gsd("EPSG:4326", place) or (), metres, rtol=1e-6)
     turned = rasterio.Affine.rotation(30) @ rasterio.Affine.scale(2, -3)
@@ -397,68 +402,29 @@ def test_the_gsd_is_in_metres_whatever_the_units(tmp_path):
 # Stores
 
 
-class _Ranges(BaseHTTPRequestHandler):
-    """Files of a folder, whole or by range, as a store serves them."""
-
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, folder: Path, requests: list[str], *args) -> None:
-        self.folder, self.requests = folder, requests
-        super().__init__(*args)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def _answer(self, with_body: bool) -> None:
-        path = self.folder / self.path.split("?")[0].lstrip("/")
-        asked = self.headers.get("Range", "")
-        self.requests.append(f"{self.command} {self.path} {asked}")
-        if not path.is_file():
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        body = path.read_bytes()
-        total, wanted = len(body), re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            start, stop = int(wanted[1]), min(int(wanted[2] or total), total - 1)
-            body = body[start : stop + 1]
-            self.send_header("Content-Range", f"bytes {start}-{stop}/{total}")
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *args) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
-def store(tmp_path, monkeypatch) -> Iterator[tuple[Path, int, list[str]]]:
-    """A folder that a local store serves, its port, and the requests that came."""
-    folder = tmp_path / "store"
+def store(tmp_path, monkeypatch) -> Iterator[tuple[Path, int, Path]]:
+    """A folder that a local store serves, its port, and a file with the requests that came.
+
+    In a process of its own, because opening a raster keeps all threads of this one waiting.
+    """
+    folder, log = tmp_path / "store", tmp_path / "requests.txt"
     (folder / "bucket").mkdir(parents=True)
-    requests: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Ranges, folder, requests))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    port = server.server_address[1]
-    for name, value in {
-        "AWS_S3_ENDPOINT": f"127.0.0.1:{port}",
-        "AWS_NO_SIGN_REQUEST": "YES",
-        "AWS_VIRTUAL_HOSTING": "FALSE",
-        "AWS_HTTPS": "NO",
-        "GDAL_HTTP_MAX_RETRY": "0",
-        "no_proxy": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    yield folder / "bucket", port, requests
-    server.shutdown()
-    server.server_close()
+    command = [sys.executable, str(Path(__file__).with_name("range_server.py")), folder, log]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        port = int(server.stdout.readline())
+        for name, value in {
+            "AWS_S3_ENDPOINT": f"127.0.0.1:{port}",
+            "AWS_NO_SIGN_REQUEST": "YES",
+            "AWS_VIRTUAL_HOSTING": "FALSE",
+            "AWS_HTTPS": "NO",
+            "GDAL_HTTP_MAX_RETRY": "0",
+            "no_proxy": "127.0.0.1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield folder / "bucket", port, log
+        server.terminate()
 
 
 def addresses(port: int, name: str) -> tuple[str, str]:
@@ -467,16 +433,16 @@ def addresses(port: int, name: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["vsicurl", "vsis3"])
 def test_a_window_of_a_scene_in_a_store_takes_a_part_of_the_file(store, kind):
-    folder, port, requests = store
+    folder, port, log = store
     values = random_pixels((2000, 2000), 1, "uint16")
-    layout = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    layout: dict[str, Any] = {"tiled": True, "blockxsize": 256, "blockysize": 256}
     local = write_raster(folder / f"big{kind}.tif", values, **layout)
     address = addresses(port, local.name)[kind]
     with SceneReader(scene_source(address)) as reader:
         tile = reader.read(Window(300, 300, 200, 200))
     np.testing.assert_array_equal(tile.pixels, values[:, 300:500, 300:500])
     assert reader.info.path == address
-    ranges = [re.search(r"bytes=(\d+)-(\d+)", text) for text in requests]
+    ranges = [re.search(r"bytes=(\d+)-(\d+)", text) for text in log.read_text().splitlines()]
     fetched = sum(int(r[2]) - int(r[1]) + 1 for r in ranges if r)
     assert 0 < fetched < local.stat().st_size / 4
     assert check_whole(address) == check_whole(local)
@@ -543,8 +509,8 @@ def test_a_whole_sentinel_2_scene_at_three_resolutions_is_one_scene_of_13_bands(
     files = sorted(folder.glob("s2_B*.jp2"))
     source = stack(*files)
     info = inspect_scene(source)
-    assert (info.height, info.width, info.count, info.dtype) == (1947, 1933, 13, "uint16") or (
-        info.width, info.height, info.count, info.dtype) == (1947, 1933, 13, "uint16")  # fmt: skip
+    assert (info.height, info.width, info.count) == (1933, 1947, 13)
+    assert info.dtype == "uint16"
     assert info.crs_name == "EPSG:32618"
     assert info.descriptions[:2] == ("s2_B01", "s2_B02")
     assert {inspect_raster(file).driver for file in files} == {"GTiff"}
@@ -553,12 +519,13 @@ def test_a_whole_sentinel_2_scene_at_three_resolutions_is_one_scene_of_13_bands(
         tile = reader.read(window)
     assert tile.valid.any()
     for band, file in enumerate(files):
-        with rasterio.open(file) as data, rasterio.vrt.WarpedVRT(
-            data, crs=info.crs, transform=info.affine, width=info.width, height=info.height,
-            resampling=rasterio.enums.Resampling.bilinear, tolerance=0,
-            XSCALE=data.res[0] / 10 , YSCALE=data.res[1] / 10,
-        ) as view:  # fmt: skip
-            expected = view.read(1, window=((500, 900), (700, 1000)))
+        expected = np.zeros((400, 300), np.uint16)
+        with rasterio.open(file) as data:
+            rasterio.warp.reproject(
+                data.read(1), expected, src_crs=data.crs, src_transform=data.transform,
+                dst_crs=info.crs, resampling=rasterio.enums.Resampling.bilinear,
+                dst_transform=info.affine @ rasterio.Affine.translation(700, 500),
+            )  # fmt: skip
         apart = np.abs(expected.astype(int) - tile.pixels[band])
         assert apart.max() <= 1, file.name
 
