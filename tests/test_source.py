@@ -509,7 +509,7 @@ def test_a_whole_sentinel_2_scene_at_three_resolutions_is_one_scene_of_13_bands(
     files = sorted(folder.glob("s2_B*.jp2"))
     source = stack(*files)
     info = inspect_scene(source)
-    assert (info.height, info.width, info.count) == (1933, 1947, 13)
+    assert (info.height, info.width, info.count) == (1947, 1933, 13)
     assert info.dtype == "uint16"
     assert info.crs_name == "EPSG:32618"
     assert info.descriptions[:2] == ("s2_B01", "s2_B02")
