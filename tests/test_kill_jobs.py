@@ -1,4 +1,4 @@
-"""SIGKILL of ingest, tile and checkout themselves: the old version or the new one, and a rerun ends.
+"""SIGKILL of ingest, tile and checkout: the old version or the new one is left, and a rerun ends.
 
 Each kind of death comes from the job's own process, at a step that is counted, or from outside
 after a seeded time. The workers are those of the session's cluster, and outlive the job.

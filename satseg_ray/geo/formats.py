@@ -122,23 +122,23 @@ def driver_of(path: str | os.PathLike[str]) -> str | None:
 
 def _open_remote(address: str) -> Any:
     """Open an address by the first driver that knows its content."""
-    failures: list[Exception] = []
     for driver in SUPPORTED_DRIVERS:
         try:
             with quiet_georeference():
                 return rasterio.open(address, driver=driver)
         except RasterioError as error:
-            if _says_missing(error):
+            text = _text(error)
+            if any(sign in text for sign in _MISSING):
                 raise MissingFile(
-                    address, f"there is no such file ({_text(error)})", "Check the address."
+                    address, f"there is no such file ({text})", "Check the address."
                 ) from error
-            failures.append(error)
-    raise _unreadable(address, failures[0]) from failures[0]
+            if "not recognized as" not in text:
+                raise _unreadable(address, error) from error
+    raise UnreadableRaster(address, "is no GeoTIFF, PNG, JPEG or JPEG 2000", _WANTED)
 
 
-def _says_missing(error: Exception) -> bool:
-    text = _text(error).casefold()
-    return any(sign in text for sign in ("404", "nosuchkey", "nosuchbucket", "key does not exist"))
+_MISSING = ("HTTP response code: 404", "NoSuchKey", "NoSuchBucket", "key does not exist")
+"""What GDAL says of an address at which a store has nothing."""
 
 
 @contextmanager
