@@ -72,11 +72,15 @@ class Draft:
 
 @dataclass(frozen=True)
 class _Side:
-    """The place of one transaction: a DVC work tree beside that of ``repository``."""
+    """The place of one transaction: a DVC work tree beside that of ``repository``.
+
+    ``held`` are the data set's locks, for the processes that change what others see.
+    """
 
     repository: Repository
     dataset: str
     root: Path
+    held: tuple[int, ...]
 
     @property
     def raw(self) -> Path:
@@ -349,13 +353,13 @@ class DataStore:
                     if not self._is_left(dataset):
                         stack.enter_context(taken.pop_all())
                         break
-            repository = Repository(self.root, (*self.repository.held, *held))
+            repository = self.repository
             for left in sides_of(repository, dataset):
                 shutil.rmtree(left, ignore_errors=True)
-            side = _Side(repository, dataset, _new_side(repository, dataset))
+            side = _Side(repository, dataset, _new_side(repository, dataset), held)
             try:
                 if not raw and self._marker(dataset).exists():
-                    self._undo_reproduction(repository, dataset)
+                    self._undo_reproduction(dataset, held)
                 repository.side_tree(side.root)
                 yield side
             finally:
@@ -380,10 +384,10 @@ class DataStore:
             marker.touch()
             try:
                 more = {_HELD: dataset, "SATSEG_WORKSPACE": str(self.workspace.root)}
-                side.repository.reproduce(f"{folder_of(dataset)}/dvc.yaml", more)
+                Repository(self.root, side.held).reproduce(f"{folder_of(dataset)}/dvc.yaml", more)
                 done = self._commit_reproduced(side, live)
             except BaseException:
-                self._undo_reproduction(side.repository, dataset)
+                self._undo_reproduction(dataset, side.held)
                 raise
             marker.unlink()
             return done
@@ -404,10 +408,10 @@ class DataStore:
         side.summarize(**parts)
         return self._decide(side, [folder_of(side.dataset), side.summary], "reproduced")
 
-    def _undo_reproduction(self, repository: Repository, dataset: str) -> None:
+    def _undo_reproduction(self, dataset: str, held: tuple[int, ...]) -> None:
         """Bring back the committed patches and pipeline, which DVC may have been changing."""
-        side = _Side(repository, dataset, _new_side(repository, dataset))
-        repository.side_tree(side.root)
+        side = _Side(self.repository, dataset, _new_side(self.repository, dataset), held)
+        side.repository.side_tree(side.root)
         side.take("HEAD", folder_of(dataset))
         side.restore()
         self._decide(side, [f"patches/{dataset}", folder_of(dataset)], None)
@@ -517,12 +521,11 @@ class DataStore:
         The record is made first, all that can fail with it; the journal is the decision.
         """
         tracked = [path for path in paths if not _is_data(path, side.dataset)]
-        held = side.repository
-        record = Record.of(held, side.root, tracked, message) if message else None
+        record = Record.of(self.repository, side.root, tracked, message) if message else None
         moves = tuple(Move.of(side.root, path) for path in paths)
         journal = Journal(side.root.name, side.dataset, moves, record)
         with self._deciding() as deciding:
-            repository = Repository(self.root, (*held.held, *deciding))
+            repository = Repository(self.root, (*side.held, *deciding))
             self._finish_others(repository, side.dataset)
             targets = [self.root / path for path in paths if _is_data(path, side.dataset)]
             with repository.alone(*targets):
