@@ -264,7 +264,7 @@ def widened(held: Mask, reach: int) -> Mask:
 def _affordable(blocks: Sequence[Block], divided: Sequence[int]) -> int:
     """Return from how many starts runs are tried, so that memory stays bounded."""
     numbers = sum(8 * len(SPLIT_ROWS) * (blocks[i].counts.shape[2] + 1) for i in divided)
-    return max(1, min(_STARTS, _TALLIES // max(numbers, 1)))
+    return max(1, min(_STARTS, int(_TALLIES // max(numbers, 1))))
 
 
 def _starts(count: int, most: int) -> npt.NDArray[np.intp]:
