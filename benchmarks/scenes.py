@@ -18,7 +18,7 @@ def texture(side: int, seed: int) -> npt.NDArray[np.uint8]:
     """Return RGB texture (3, side, side) uint8: smooth fields with noise, as a photo is."""
     rng = np.random.default_rng(seed)
     field = _smooth(rng, 3, side, 64)
-    noise = rng.normal(scale=6, size=field.shape).astype(np.float32)
+    noise = rng.normal(scale=6, size=field.shape)
     return np.clip(field * 40 + 120 + noise, 1, 255).astype(np.uint8)
 
 
@@ -29,8 +29,7 @@ def _smooth(rng: np.random.Generator, bands: int, side: int, step: int) -> npt.N
     grid = np.linspace(0, count - 1.001, side)
     low, part = grid.astype(int), (grid % 1).astype(np.float32)
     rows = coarse[:, low] * (1 - part)[None, :, None] + coarse[:, low + 1] * part[None, :, None]
-    field: npt.NDArray[np.float32] = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
-    return field
+    return np.asarray(rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part, np.float32)
 
 
 def make_scene(path: Path, side: int, seed: int = 0) -> Path:

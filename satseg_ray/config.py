@@ -159,7 +159,7 @@ class TileConfig(BaseModel):
     sample: SampleSpec = Field(
         default_factory=SampleSpec, description="Which training patches are kept, and rare classes."
     )
-    unit: int = Field(1024, ge=256, description="Side in pixels of what one task reads.")
+    unit: int = Field(4096, ge=256, description="Side in pixels of what one task cuts.")
 
 
 class TrainConfig(TrainingSpec):
