@@ -78,7 +78,7 @@ def plan_patches(
     """
     scenes = sorted(scenes, key=lambda scene: scene.name)
     plan.split.check_given(scene.name for scene in scenes)
-    pairs = _neighbours(scenes, plan.buffer)
+    pairs = _neighbours(scenes, plan)
     cells = _assigned(scenes, plan, pairs)
     rows = [
         np.concatenate([_held_out(scene, plan, own), _training(scene, plan, own)])
@@ -94,8 +94,12 @@ def _window(scene: SceneSize) -> Window:
     return Window(0, 0, scene.height, scene.width)
 
 
-def _neighbours(scenes: Sequence[SceneSize], buffer: int) -> list[tuple[int, int]]:
-    near = [_window(scene).grown(buffer) for scene in scenes]
+def _neighbours(scenes: Sequence[SceneSize], plan: PatchPlan) -> list[tuple[int, int]]:
+    """Return the pairs of scenes whose patches may meet, those that overhang with their padding."""
+    side = plan.patch_size
+    near = [
+        Window(0, 0, scene.height + side, scene.width + side).grown(plan.buffer) for scene in scenes
+    ]
     return ground.neighbours(near, [scene.footprint for scene in scenes])
 
 
