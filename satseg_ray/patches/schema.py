@@ -177,12 +177,14 @@ def tensor_of(schema: pa.Schema, name: str) -> tuple[tuple[int, ...], np.dtype[A
     return tuple(about["shape"]), np.dtype(about["dtype"])
 
 
-def with_tensors(table: pa.Table) -> pa.Table:
+def with_tensors(table: pa.Table, schema: pa.Schema | None = None) -> pa.Table:
     """Return a table of patches with its arrays as ``arrow.fixed_shape_tensor``.
 
-    The table as pyarrow or Ray Data reads it from the files: the image's shape is (bands, side,
-    side), a null ``valid`` becomes ones.
+    The image's shape is (bands, side, side), a null ``valid`` becomes ones. Ray Data loses what
+    the files tell of shapes: give it as ``schema``, that of the patches' manifest.
     """
+    if schema is not None:
+        table = table.replace_schema_metadata(schema.metadata)
     for name in TENSORS:
         tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(tensor_column(table, name))
         number = table.schema.get_field_index(name)
