@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from satseg_ray.__main__ import _left_behind
 from satseg_ray.config import DataConfig
 from satseg_ray.data.versions import data
 from satseg_ray.errors import (
@@ -578,3 +579,30 @@ def test_folders_are_the_same_by_names_and_bytes(tmp_path):
     assert not same_files(one, two)
     (one / "b").write_text("c")
     assert not same_files(one, two)
+
+
+def test_a_stage_reads_its_section_and_leaves_a_result(store, tmp_path):
+    ingest(store, "coast", 1)
+    params, result = tmp_path / "params.yaml", tmp_path / "result.json"
+    params.write_text("tile: {dataset: other}\ndata: {action: versions, dataset: coast}\n")
+    flags = ["data", "--params", str(params), "--result", str(result)]
+    done = subprocess.run(
+        [sys.executable, "-m", "satseg_ray", *flags],
+        cwd=store.root,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(store.root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [version["tag"] for version in json.loads(result.read_text())["versions"]] == [
+        "coast-v1"
+    ]
+
+
+def test_what_a_training_leaves_behind_names_no_run_and_no_folder(tmp_path):
+    (tmp_path / "spec.json").write_text("{}")
+    (tmp_path / "weights.h5").write_bytes(b"w")
+    result = {"model": str(tmp_path), "run_id": "r", "dataset_version": "coast@1"}
+    body = _left_behind("train", result | {"registered": {"name": "coast", "version": "3"}})
+    assert sorted(body) == ["content", "dataset_version", "name", "version"]
+    assert str(tmp_path) not in json.dumps(body)
