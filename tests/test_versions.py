@@ -172,7 +172,7 @@ def test_what_names_no_version_is_refused(store, version):
     ingest(store, "coast", 1)
     with pytest.raises(DatasetVersionNotFound) as caught:
         store.checkout("coast", version)
-    assert caught.value.exit_code == 22
+    assert caught.value.exit_code == 23
 
 
 def test_a_version_of_another_data_set_is_refused_before_anything_changes(store):

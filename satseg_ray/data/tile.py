@@ -54,9 +54,9 @@ def tile(config: TileConfig) -> Mapping[str, Any]:
     """Make ``data/patches/<dataset>`` of a data set; all of it or nothing."""
     workspace = Workspace.resolve()
     plan = PatchPlan(config.patch_size, config.stride, config.split, config.sample)
-    store = DataStore.open(workspace)
-    with store.reading_raw(config.dataset) as raw:
+    with DataStore.of(workspace).reading_raw(config.dataset) as raw:
         dataset = _labelled(raw, plan)
+        store = DataStore.open(workspace)
         with (
             store.replacing_patches(config.dataset, config.model_dump(mode="json")) as draft,
             ray_session("tile"),
