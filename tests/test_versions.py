@@ -454,7 +454,7 @@ def test_the_job_lists_and_restores_by_its_first_word(store):
     done = run_job("checkout", "--dataset", "coast", "--version", "coast-v1")
     assert (last_line(done)["tag"], last_line(done)["changed"]) == ("coast-v4", True)
     wrong = run_job("checkout", "--dataset", "coast", "--version", "coast-v9")
-    assert (wrong.returncode, last_line(wrong)["error"]) == (22, "DatasetVersionNotFound")
+    assert (wrong.returncode, last_line(wrong)["error"]) == (23, "DatasetVersionNotFound")
     unknown = run_job("destroy")
     assert (unknown.returncode, last_line(unknown)["error"]) == (2, "ConfigError")
 
