@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from satseg_ray.data.tile import bounding_box, plan_units
+from satseg_ray.data.cutting import bounding_box, plan_units
 from satseg_ray.errors import ConfigError
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.patches.plan import PatchPlan

@@ -223,7 +223,7 @@ def test_a_data_set_without_labels_gives_no_patches(tmp_path, workspace):
     )
     with pytest.raises(EmptySplit, match="no labelled scene"):
         tile(config())
-    assert not (workspace / "data" / "patches").exists()
+    assert not (workspace / "data" / "patches" / "coast").exists()
 
 
 def test_a_split_that_leaves_no_room_for_training_is_an_error(source, workspace, ray_cluster):

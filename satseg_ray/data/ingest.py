@@ -21,7 +21,7 @@ from satseg_ray.data.inputs import find_inputs
 from satseg_ray.data.kind import Bands, Taken, bands_of
 from satseg_ray.data.rows import Pool, Reporter, error_of, first_of, gathered, run_tasks
 from satseg_ray.data.taking import IMAGES, LABELS, PROFILES, SceneInput, SceneTaker
-from satseg_ray.drift.profile import PROFILE, BandProfile
+from satseg_ray.drift.profile import PROFILE, merge_profiles
 from satseg_ray.errors import ChecksFailed, SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.labels import LabelRule
@@ -162,12 +162,13 @@ def _keep_report(target: Path, report: Report, draft: Path) -> None:
 def _finish(folder: Path, manifest: DatasetManifest, report: Report) -> None:
     """Write what is known of all scenes together, and remove what refused ones left."""
     names = {scene.name for scene in manifest.scenes}
-    parts = (BandProfile.read(folder / PROFILES / f"{s.name}.bin") for s in manifest.scenes)
+    for profile in (folder / PROFILES).iterdir():
+        if profile.stem not in names:
+            profile.unlink()
     numbered = {
         f"band_{i}": name for i, name in zip(manifest.band_indexes, manifest.bands, strict=True)
     }
-    BandProfile.merged(parts).renamed(numbered).write(folder / PROFILE)
-    shutil.rmtree(folder / PROFILES)
+    merge_profiles(folder / PROFILES, folder / PROFILE, numbered)
     for picture in (folder / PICTURES).iterdir():
         if picture.name.removesuffix(".png").removesuffix(".labels") not in names:
             picture.unlink()

@@ -6,6 +6,7 @@ whylogs is imported where it is used: it takes over a second.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -238,3 +239,14 @@ def _summary(column: Any) -> BandSummary:
         high=float(sketch.get_max_value()),
         quantiles=tuple(float(v) for v in sketch.get_quantiles(list(QUANTILES))),
     )
+
+
+def merge_profiles(parts: Path, target: Path, names: Mapping[str, str] | None = None) -> None:
+    """Merge all profiles in the folder ``parts`` into the file ``target``; the folder goes.
+
+    ``names`` renames bands: old name -> new name.
+    """
+    files = sorted(parts.glob("*.bin"))
+    merged = BandProfile.merged(BandProfile.read(file) for file in files)
+    merged.renamed(names or {}).write(target)
+    shutil.rmtree(parts)
