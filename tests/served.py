@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -48,13 +49,26 @@ class _Ranges(SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder; gives the address of its files for GDAL, without a slash at the end."""
-    handler = partial(_Ranges, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    """Serve a folder; gives the address of its files for GDAL, without a slash at the end.
+
+    By another process: GDAL may wait for an answer while it keeps this one's threads from running.
+    """
+    command = [sys.executable, __file__, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            yield f"/vsicurl/http://127.0.0.1:{server.server_port}"
+            assert server.stdout is not None
+            yield f"/vsicurl/http://127.0.0.1:{int(server.stdout.readline())}"
         finally:
-            server.shutdown()
-            thread.join()
+            server.terminate()
+
+
+def main(folder: str) -> None:
+    """Serve a folder until the process is ended; prints the port."""
+    handler = partial(_Ranges, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        print(server.server_port, flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
