@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from satseg_ray.classes import IGNORE
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
 from satseg_ray.geo.grid import Window
+from satseg_ray.geo.labels import IndexRaster
 from satseg_ray.geo.raster import SceneReader, Tile
 from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
 from satseg_ray.patches.sample import REASONS, Sampling
@@ -113,11 +113,11 @@ class UnitCutter:
             SceneReader(
                 scene.source.within(raw), self.dataset.band_indexes, self.dataset.nodata
             ) as image,
-            SceneReader(raw / str(scene.labels)) as labels,
+            IndexRaster(raw / str(scene.labels)) as labels,
         ):
             for part in plan_units(keys, _READ):
                 window = bounding_box([key.window for key in part])
-                square = _Square(image.read(window), _label_indexes(labels, window))
+                square = _Square(image.read(window), labels.read(window))
                 yield square, square.cut(part)
 
 
@@ -172,11 +172,3 @@ class _Made:
     def write_profile(self) -> None:
         """Leave the profile where the driver finds it."""
         self._profile.write(self._folder / PROFILES / f"{self._key}.bin")
-
-
-def _label_indexes(labels: SceneReader, window: Window) -> Indexes:
-    read = labels.read(window)
-    indexes: Indexes = read.pixels[0]
-    if read.whole:
-        return indexes
-    return np.where(read.valid, indexes, np.uint8(IGNORE))

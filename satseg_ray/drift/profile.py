@@ -101,9 +101,12 @@ class BandProfile:
 
         ``key`` is the tile's scene, row and column.
         """
-        places = np.flatnonzero(valid)
-        places = places[spec.chosen(len(places), key)]
-        values = pixels.reshape(len(pixels), -1)[:, places]
+        count = int(np.count_nonzero(valid))
+        places = spec.chosen(count, key)
+        if count < valid.size:
+            places = np.flatnonzero(valid)[places]
+        rows, cols = np.unravel_index(places, valid.shape)
+        values = pixels[:, rows, cols]
         return cls.of_values(dict(zip(names, values, strict=True)))
 
     @classmethod

@@ -9,11 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.geo.grid import Lattice, Window
-from satseg_ray.geo.raster import RasterInfo, inspect_raster, open_raster, reading
+from satseg_ray.geo.raster import RasterInfo, inspect_raster
 from satseg_ray.patches.ground import Footprint
 from satseg_ray.patches.sample import Sampling
 from satseg_ray.patches.split import Anchor, Counts, SceneSize
@@ -104,41 +103,29 @@ def count_band(path: Path, band: Band, counting: Counting) -> BandCounts:
         UnreadableRaster: the file is damaged.
     """
     patch = counting.patch
-    info = inspect_raster(path)
-    cols = Lattice.of(info.height, info.width, patch, patch).cols.count
-    area = Window(band.first * patch, 0, (band.stop - band.first) * patch, cols * patch)
-    counts = np.zeros((band.stop - band.first, cols, counting.classes + 1), np.int64)
     anchors: list[Anchor] = []
-    for block, indexes in _blocks(path, info, area, patch):
-        for part in block.blocks(patch, patch):
-            cell = np.ascontiguousarray(indexes[part.relative_to(block).slices()])
-            place = part.row // patch - band.first, part.col // patch
-            counts[place] = class_counts(cell, counting.classes)
-            anchors += counting.sampling.anchors(cell, band.scene, (part.row, part.col))
+    with IndexRaster(path) as labels:
+        info = labels.info
+        cols = Lattice.of(info.height, info.width, patch, patch).cols.count
+        area = Window(band.first * patch, 0, (band.stop - band.first) * patch, cols * patch)
+        counts = np.zeros((band.stop - band.first, cols, counting.classes + 1), np.int64)
+        for block, indexes in _blocks(labels, area, patch):
+            for part in block.blocks(patch, patch):
+                cell = np.ascontiguousarray(indexes[part.relative_to(block).slices()])
+                place = part.row // patch - band.first, part.col // patch
+                counts[place] = class_counts(cell, counting.classes)
+                anchors += counting.sampling.anchors(cell, band.scene, (part.row, part.col))
     return BandCounts(band, counts, tuple(anchors), _footprint(info))
 
 
 def _blocks(
-    path: Path, info: RasterInfo, area: Window, patch: int
+    labels: IndexRaster, area: Window, patch: int
 ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-    """Yield an area in blocks of whole cells with their class indexes, unlabelled beyond the scene.
-
-    The array is used again for the next block. Labels as ingest writes them have no other mask
-    than their index 255, so they are read as they are.
-    """
+    """Yield an area in blocks of whole cells; the array is used again for the next block."""
     height, width = _whole(_BLOCK_ROWS, patch), _whole(_BLOCK_COLS, patch)
-    whole = np.empty((min(height, area.height), min(width, area.width)), np.uint8)
-    with open_raster(path) as labels, reading(path):
-        for block in area.blocks(height, width):
-            inside = block.intersection(info.window)
-            place = RasterioWindow(inside.col, inside.row, inside.width, inside.height)
-            if inside == block and block.shape == whole.shape:
-                labels.read(1, window=place, out=whole)
-                yield block, whole
-            else:
-                some = np.full(block.shape, IGNORE, np.uint8)
-                some[inside.relative_to(block).slices()] = labels.read(1, window=place)
-                yield block, some
+    array = np.empty((min(height, area.height), min(width, area.width)), np.uint8)
+    for block in area.blocks(height, width):
+        yield block, labels.read(block, array[: block.height, : block.width])
 
 
 def _whole(pixels: int, patch: int) -> int:

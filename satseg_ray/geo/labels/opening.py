@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -149,8 +149,9 @@ def open_labels(
 
     ``image_name`` is the file name of the scene's image: it chooses among the images of an
     annotation file. ``image`` is the raster whose pixels annotations count, where ``scene`` is
-    another grid that it is read onto. Rasters are read in blocks; all features of a file of
-    shapes are held in memory, up to the limits of ``vectors`` and ``documents``.
+    another grid that it is read onto; a label raster of its size that does not say where it lies
+    lies on it. Rasters are read in blocks; all features of a file of shapes are held in memory,
+    up to the limits of ``vectors`` and ``documents``.
 
     Raises:
         ConfigError: the rule does not fit the file.
@@ -162,13 +163,21 @@ def open_labels(
     if features is not None:
         yield burnt_labels(path, features, rule, scene, image or scene)
         return
-    info = inspect_raster(path)
+    info = _placed(inspect_raster(path), image or scene)
     elsewhere = _elsewhere(info, scene, rule)
     with LabelReader(path, rule) as reader:
         if elsewhere is None:
             yield RasterLabels(reader)
         else:
             yield _warped(reader, info, scene, rule, elsewhere)
+
+
+def _placed(labels: RasterInfo, image: RasterInfo) -> RasterInfo:
+    """Return a label raster with the place of its image, if it has the size and no own place."""
+    same_size = (labels.height, labels.width) == (image.height, image.width)
+    if labels.crs or labels.transform or not same_size:
+        return labels
+    return replace(labels, crs=image.crs, transform=image.transform)
 
 
 def _warped(
