@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.geo.grid import Lattice, Window
+from satseg_ray.geo.labels import IndexRaster
 from satseg_ray.geo.raster import RasterInfo, inspect_raster
 from satseg_ray.patches.ground import Footprint
 from satseg_ray.patches.sample import Sampling
