@@ -22,6 +22,8 @@ from satseg_ray.products import is_no_place, unwritable
 from satseg_ray.progress import say
 
 _MAX_ATTEMPTS = 3
+_FEW = 16
+"""Rows for each worker up to which starting actors is not worth while."""
 
 Work = Mapping[str, Any]
 
@@ -84,16 +86,39 @@ def _count_attempt(note: Path) -> int:
     return note.stat().st_size
 
 
+class Caller:
+    """A Ray Data actor that calls one function, which has no state, on row after row."""
+
+    def __init__(self, function: Callable[[Work], dict[str, str]]) -> None:
+        self._function = function
+
+    def __call__(self, row: Work) -> dict[str, str]:
+        """Return the outcome of one row."""
+        return self._function(row)
+
+
 def run_tasks(
     rows: Sequence[Work], function: Callable[[Work], dict[str, str]], pool: Pool
 ) -> Iterator[Work]:
-    """Yield the outcome of ``function`` for each row, in any order, from stateless tasks."""
+    """Yield the outcome of ``function`` for each row, in any order.
+
+    A few rows go to whatever workers there are. Many go to actors: Ray gives short tasks of one
+    kind to one worker after another, so that the others stay idle.
+    """
+    if len(rows) > _FEW * pool.workers:
+        yield from run_actors(rows, _named(function), {"function": function}, pool)
+        return
     mapped = _rows(rows).map(
         function,
         compute=TaskPoolStrategy(size=min(pool.workers, len(rows))),
         num_cpus=pool.cpus,
     )
     yield from _outcomes(mapped)
+
+
+def _named(function: Callable[[Work], dict[str, str]]) -> type[Caller]:
+    """Return the actor's class under the function's name, which the dashboard shows."""
+    return type(function.__qualname__, (Caller,), {"__doc__": function.__doc__})
 
 
 def run_actors(
