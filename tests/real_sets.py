@@ -164,16 +164,21 @@ def drawn(
 
 
 def off_edge(
-    mask: np.ndarray, expected: np.ndarray, shapes: list[Any], x: np.ndarray, y: np.ndarray
+    mask: np.ndarray,
+    expected: np.ndarray,
+    shapes: list[Any],
+    x: np.ndarray,
+    y: np.ndarray,
+    near: float = 1e-4,
 ) -> int:
-    """Count the pixels that differ though their centre is no edge, within 1e-4 of a pixel.
+    """Count the pixels that differ though their centre is on no edge, within ``near`` pixels.
 
     Which side a centre on an edge belongs to is a matter of rounding.
     """
     rows, cols = np.nonzero(mask != expected)
     if not len(rows):
         return 0
-    assert len(rows) < 100, f"{len(rows)} pixels differ"
+    assert len(rows) <= 10, f"{len(rows)} pixels differ"
     edges = shapely.union_all([shapely.boundary(shape) for shape in shapes])
     apart = shapely.distance(shapely.points(x[cols], y[rows]), edges)
-    return int((apart > 1e-4 * abs(x[1] - x[0])).sum())
+    return int((apart > near * abs(x[1] - x[0])).sum())
