@@ -53,7 +53,8 @@ def test_kampala_s_tiles_show_their_buildings(take, realdata):
         near = tree.query(shapely.box(lon.min(), lat.min(), lon.max(), lat.max()))
         shapes = [buildings.iloc[i] for i in sorted(near)]
         expected = drawn(shapes, [1] * len(shapes), lon, lat, fill=0)
-        differ += off_edge(made.mask(scene.name), expected, shapes, lon, lat)
+        # Some outlines cross themselves, and are repaired: their slivers are that wide
+        differ += off_edge(made.mask(scene.name), expected, shapes, lon, lat, near=1e-3)
         total += int(expected.sum())
     assert total > 100_000
     assert differ == 0
@@ -193,7 +194,9 @@ def test_a_whole_sentinel_2_stack_is_one_scene_of_three_resolutions(tmp_path):
         tile = reader.read(window)
         whole = reader.read(reader.info.window)
     assert tile.valid.all()
-    assert whole.valid.all()
+    # The coarse bands end before the fine ones do, in the south and in the east
+    reach = (y > 4_160_040)[:, None] & (x < 455_040)
+    np.testing.assert_array_equal(whole.valid, reach)
     for number, band in enumerate(bands):
         with rasterio.open(folder / f"s2_{band}.jp2") as file:
             own = file.read(1).astype(float)

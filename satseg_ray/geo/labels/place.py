@@ -159,7 +159,7 @@ class Placement:
 
 
 def _segmentized(shape: Any, step: float) -> Any:
-    """Return a shape with points along its edges; GEOS would drop parts of one that is not valid."""
+    """Return a shape with more points; GEOS itself drops parts of one that is not valid."""
     if shape.geom_type == "Polygon":
         holes = [shapely.segmentize(ring, step) for ring in shape.interiors]
         return shapely.Polygon(shapely.segmentize(shape.exterior, step), holes)
