@@ -544,7 +544,7 @@ def test_an_outline_that_crosses_itself_keeps_both_its_parts_in_another_crs(tmp_
     scene = scene_info()
     back = pyproj.Transformer.from_crs(UTM, "EPSG:4326", always_xy=True).transform
     corners = [(10.3, 10.2), (70.4, 50.1), (70.2, 10.6), (10.1, 50.7)]
-    grid = Affine.from_gdal(*scene.transform)
+    grid = Affine.from_gdal(*(scene.transform or ()))
     bow = shapely.Polygon([back(*(grid @ corner)) for corner in corners])
     path = write_json(tmp_path / "a.geojson", geojson([bow], kind=["roof"]))
     mask, findings = burnt(path, RULE, scene)
