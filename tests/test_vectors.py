@@ -596,3 +596,20 @@ def test_a_real_file_of_lines_needs_a_width(realdata):
     mask, _ = burnt(path, LabelRule(TABLE, every="roof", line_width=5.0), scene)
     with rasterio.Env():
         assert 1000 < (mask == 2).sum() < 20_000
+
+
+def test_an_outline_that_crosses_itself_keeps_both_its_parts_in_another_crs(tmp_path):
+    scene = scene_info()
+    back = pyproj.Transformer.from_crs(UTM, "EPSG:4326", always_xy=True).transform
+    corners = [(10.3, 10.2), (70.4, 50.1), (70.2, 10.6), (10.1, 50.7)]
+    grid = Affine.from_gdal(*(scene.transform or ()))
+    bow = shapely.Polygon([back(*(grid @ corner)) for corner in corners])
+    path = write_json(tmp_path / "a.geojson", geojson([bow], kind=["roof"]))
+    mask, findings = burnt(path, RULE, scene)
+    rows, cols = np.mgrid[: scene.height, : scene.width] + 0.5
+    crossed = shapely.make_valid(shapely.Polygon(corners))
+    clear = shapely.distance(shapely.points(cols, rows), crossed.boundary) > 1e-2
+    expected = np.where(shapely.contains_xy(crossed, cols, rows), 2, 255)
+    np.testing.assert_array_equal(mask[clear], expected[clear])
+    assert (expected == 2).sum() > 1000
+    assert [finding.code for finding in findings] == ["repaired-geometry"]

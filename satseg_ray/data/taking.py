@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import rasterio
 from rasterio.shutil import copyfiles
 
 from satseg_ray.checks.measure import Subject, measure
@@ -34,6 +35,9 @@ from satseg_ray.lineage import file_digest
 from satseg_ray.patches.dataset import SceneRecord
 
 IMAGES, LABELS, PROFILES, PICTURES = "images", "labels", "profiles", "thumbnails"
+
+CACHE_BYTES = 64 << 20
+"""Decoded blocks that GDAL keeps: less than elsewhere, as every pixel is read once or twice."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class SceneTaker:
 
     def take_scene(self, row: Work) -> dict[str, str]:
         """Take one scene; its outcome has its record, its facts, and what its labels met."""
-        return self.reporter.run(self._take, row)
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+            return self.reporter.run(self._take, row)
 
     def _take(self, row: Work) -> Work:
         scene, folder = SceneInput.of(row), Path(self.folder)

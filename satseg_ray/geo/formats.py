@@ -11,6 +11,7 @@ from typing import Any
 
 import rasterio
 from rasterio._err import CPLE_BaseError
+from rasterio.env import getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from satseg_ray.errors import MissingFile, SatsegError, UnreadableRaster
@@ -54,7 +55,7 @@ _FETCHING: dict[str, Any] = {
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "1",
 }
-"""How files of a store are read, too; the environment has the last word."""
+"""How files of a store are read, too; the environment, or an ``Env`` around, has the last word."""
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -81,7 +82,8 @@ def open_raster(path: str | os.PathLike[str]) -> Iterator[Any]:
     """
     text = os.fspath(path)
     options = _READING | _FETCHING if is_remote(text) else _READING
-    with rasterio.Env(**{name: options[name] for name in options if name not in os.environ}):
+    given = {*os.environ, *(getenv() if hasenv() else ())}
+    with rasterio.Env(**{name: options[name] for name in options if name not in given}):
         dataset = _open_remote(text) if is_remote(text) else _open_local(text)
         with dataset:
             yield dataset

@@ -85,8 +85,11 @@ class Placement:
         step = np.fmax(SEGMENT * self._pixel_in(source), extent / MOST_SEGMENTS)
         step[~np.isfinite(step) | (step <= 0)] = math.inf
         long = extent > step
+        whole = shapely.is_valid(geometries)
         out = geometries.copy()
-        out[long] = shapely.segmentize(geometries[long], step[long])
+        out[long & whole] = shapely.segmentize(geometries[long & whole], step[long & whole])
+        for at in np.flatnonzero(long & ~whole):
+            out[at] = _segmentized(geometries[at], step[at])
         return out
 
     def _pixel_in(self, source: pyproj.CRS) -> float:
@@ -98,6 +101,16 @@ class Placement:
         back = transformer(self.target.to_wkt(), source.to_wkt())
         xs, ys = back(*np.array(corners).T)
         return float(np.hypot(xs[1] - xs[0], ys[1] - ys[0]) / math.sqrt(2))
+
+
+def _segmentized(shape: Any, step: float) -> Any:
+    """Return a shape with more points; GEOS itself drops parts of one that is not valid."""
+    if shape.geom_type == "Polygon":
+        holes = [shapely.segmentize(ring, step) for ring in shape.interiors]
+        return shapely.Polygon(shapely.segmentize(shape.exterior, step), holes)
+    if hasattr(shape, "geoms"):
+        return type(shape)([_segmentized(part, step) for part in shape.geoms])
+    return shapely.segmentize(shape, step)
 
 
 def grid_of(info: RasterInfo) -> Affine:
