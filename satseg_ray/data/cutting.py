@@ -72,6 +72,10 @@ class UnitCutter:
             ),
         }
 
+    def prepare(self) -> None:
+        """Import what profiles need."""
+        BandProfile.empty(self.dataset.bands)
+
     def tile_unit(self, row: Work) -> dict[str, str]:
         """Cut and write one unit; its outcome has the statistics of each split."""
         return self.reporter.run(self._cut, row)
