@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rasterio.transform import from_origin
 
 from tests.factories import write_raster
 from tests.kills import git_wrapper, read_tree, site_for_dvc
@@ -56,10 +57,13 @@ if len(sys.orig_argv) > 1 and sys.orig_argv[1].endswith("/{job}.py"):
 def scenes(folder: Path, seed: int) -> dict[str, object]:
     """The settings of an ingest of two small scenes."""
     rng = np.random.default_rng(seed)
-    for name in ("a", "b"):
-        write_raster(folder / "images" / f"{name}.tif", shape=SHAPE, seed=seed)
+    for number, name in enumerate(("a", "b")):
+        place = {"transform": from_origin(500_000 + 50_000 * number, 4_600_000, 10, 10)}
+        write_raster(
+            folder / "images" / f"{name}.tif", shape=SHAPE, seed=2 * seed + number, **place
+        )
         values = rng.choice(np.array([4, 9], np.uint8), SHAPE)
-        write_raster(folder / "labels" / f"{name}.tif", values)
+        write_raster(folder / "labels" / f"{name}.tif", values, **place)
     return {
         "dataset": "toy",
         "scenes": [str(folder / "images" / "*.tif")],
