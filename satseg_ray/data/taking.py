@@ -254,7 +254,7 @@ def _copies(path: str, target: Path) -> list[Path]:
     if is_remote(path):
         with reading(path):
             copyfiles(path, str(target))
-        return [target]
+        return list(own_files(target))
     return [
         Path(shutil.copyfile(file, target.with_name(target.stem + file.name[len(own.stem) :])))
         for own in [Path(path)]
