@@ -128,8 +128,8 @@ class IngestConfig(LabelOptions):
     resolution: float | None = Field(
         None, gt=0, description="Pixel of that grid, in units of its CRS."
     )
-    resampling: Literal["nearest", "bilinear", "cubic", "average"] = Field(
-        "bilinear", description="How pixels come onto another grid."
+    resampling: Literal["nearest", "bilinear", "cubic", "average"] | None = Field(
+        None, description="How pixels come onto another grid; null: the scene's own, or bilinear."
     )
     georeference: Literal["file", "xyz"] = Field(
         "file", description="xyz: by the numbers x-y-zoom at the end of a tile's name."

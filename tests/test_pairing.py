@@ -84,6 +84,13 @@ def test_one_file_of_features_serves_all_scenes():
     assert not pairing.findings
 
 
+@pytest.mark.parametrize("label", ["a.geojson", "l/a_labels.gpkg"])
+def test_one_file_of_features_of_a_scene_s_name_is_that_scene_s_alone(label):
+    pairing = pair(["a.tif", "b.tif"], [label])
+    assert found(pairing) == {"a.tif": label, "b.tif": None}
+    assert codes(pairing) == ["warning unlabelled-scene"]
+
+
 def test_the_only_scene_takes_the_only_labels_whatever_their_names():
     assert found(pair(["scene.tif"], ["training.png"])) == {"scene.tif": "training.png"}
 

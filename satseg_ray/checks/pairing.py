@@ -48,7 +48,7 @@ def pair(
     Equal stems; the image names that an annotation file ``speaks_of``; stems without words such
     as ``_mask``; alone together in a folder. Where several files have one stem the folders decide:
     the longest common beginning of both paths, then the longest common end. One file of features
-    that names no image serves all scenes.
+    that names no image serves the scenes of its stem, and all where there are none.
 
     Laws: each scene stands in exactly one pair; a raster serves at most one scene; no label file
     is left out without a finding; the order of ``labels`` does not matter.
@@ -80,10 +80,15 @@ class _Search:
         if len(self._labels) != 1:
             return {}
         (only,) = self._labels
-        shared = PurePosixPath(only).suffix.lower() in FEATURE_SUFFIXES
-        if len(self._scenes) == 1 or (shared and not self._names.get(only)):
-            return dict.fromkeys(self._scenes, only)
-        return {}
+        if len(self._scenes) == 1:
+            return {self._scenes[0]: only}
+        if PurePosixPath(only).suffix.lower() not in FEATURE_SUFFIXES or self._names.get(only):
+            return {}
+        plain = _plain(only, _LABEL_WORDS)
+        named = [s for s in self._scenes if _stem(s) == _stem(only)] or [
+            s for s in self._scenes if _plain(s, _SCENE_WORDS) == plain
+        ]
+        return dict.fromkeys(named or self._scenes, only)
 
     def one_by_one(self) -> dict[str, str]:
         """Return the pairs that the ways find, each among the files that are left."""

@@ -60,7 +60,7 @@ def _source(config: IngestConfig, path: str) -> SceneSource:
     source = scene_source(path)
     if config.crs and config.resolution:
         source = replace(source, grid=TargetGrid(config.crs, config.resolution))
-    if source.grid or len(source.files) > 1:
+    if config.resampling and (source.grid or len(source.files) > 1):
         source = replace(source, resampling=config.resampling)
     if config.georeference != "file":
         source = replace(source, georeference=config.georeference)

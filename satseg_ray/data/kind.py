@@ -54,7 +54,8 @@ def bands_of(
     Raises:
         BandMismatch, ConfigError: no scene has what is asked for.
     """
-    kinds = Counter(_kind(scene.info, indexes) for scene in scenes)
+    fitting = [s for s in scenes if s.info.count >= max(indexes, default=1)] or scenes
+    kinds = Counter(_kind(scene.info, indexes) for scene in fitting)
     kind = kinds.most_common(1)[0][0]  # of equals the first
     first = next(scene.info for scene in scenes if _kind(scene.info, indexes) == kind)
     read = tuple(indexes) or first.color_bands
@@ -70,9 +71,14 @@ def bands_of(
     return bands, {name: error for name, error in odd.items() if error}
 
 
-def _kind(info: RasterInfo, indexes: Sequence[int]) -> tuple[int, str]:
-    """Return what scenes must have in common: an alpha band matters only where bands are named."""
-    return info.count if indexes else len(info.color_bands), info.dtype
+def _kind(info: RasterInfo, indexes: Sequence[int]) -> tuple[str, str]:
+    """Return what scenes must have in common, in words: the bands that are read, and their type."""
+    if indexes:
+        short = max(indexes) > info.count
+        return f"{info.count} bands" if short else "the bands that are read", info.dtype
+    bands = len(info.color_bands)
+    within = info.alpha if info.alpha and info.alpha <= bands else None
+    return f"{bands} bands" + (f" with alpha in band {within}" if within else ""), info.dtype
 
 
 def _difference(
@@ -83,7 +89,7 @@ def _difference(
     if own != usual:
         return BandMismatch(
             scene.given,
-            f"has {own[0]} bands of {own[1]}, {first.path} has {usual[0]} of {usual[1]}",
+            f"has {own[0]} of {own[1]}, {first.path} has {usual[0]} of {usual[1]}",
             "Give scenes of one kind.",
         )
     if strangers := misplaced_bands(info, bands.names, bands.indexes):

@@ -16,11 +16,19 @@ from satseg_ray.checks.survey import LabelSurvey, surveyed
 from satseg_ray.data.referenced import PIXELS
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
-from satseg_ray.errors import SatsegError
+from satseg_ray.errors import LabelsDoNotMatch, SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.formats import is_remote
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, burn_labels
+from satseg_ray.geo.labels import (
+    Indexes,
+    IndexRaster,
+    LabelRule,
+    burn_labels,
+    images_in,
+    kind_of,
+)
+from satseg_ray.geo.labels.opening import ANNOTATIONS
 from satseg_ray.geo.raster import (
     RasterInfo,
     SceneReader,
@@ -167,8 +175,25 @@ class _Burning:
 
     def _write(self) -> tuple[Finding, ...]:
         source, path = self._scene.source, str(self._scene.labels)
+        if self._scene.shared:
+            refuse_in_pixels(path, self._info)
         own = inspect_scene(replace(source, grid=None)) if source.grid else self._info
         return burn_labels(path, self._rule, self._info, self._target, self._image_name, own)
+
+
+def refuse_in_pixels(labels: str, scene: RasterInfo) -> None:
+    """Refuse one file in pixels, that names no image, as the labels of several scenes.
+
+    Raises:
+        LabelsDoNotMatch: nobody can tell which scene it was drawn on.
+    """
+    if images_in(labels) or (scene.crs is not None and kind_of(labels) not in ANNOTATIONS):
+        return
+    raise LabelsDoNotMatch(
+        labels,
+        f"is one file in pixels that would be of several scenes, {scene.path} among them",
+        "Name it like the one scene it was drawn on, or give each scene a file.",
+    )
 
 
 @dataclass(frozen=True)
@@ -229,7 +254,7 @@ def _copies(path: str, target: Path) -> list[Path]:
     if is_remote(path):
         with reading(path):
             copyfiles(path, str(target))
-        return [target]
+        return list(own_files(target))
     return [
         Path(shutil.copyfile(file, target.with_name(target.stem + file.name[len(own.stem) :])))
         for own in [Path(path)]
