@@ -146,6 +146,21 @@ def test_nodata_in_a_palette_is_unlabelled(make_raster):
     np.testing.assert_array_equal(indexes, [[1, 0, IGNORE]])
 
 
+@pytest.mark.parametrize("clear", [1, bytes([255, 0, 255, 255]), bytes([255, 0, 128, 255])])
+def test_a_class_whose_palette_entry_is_transparent_is_a_class(tmp_path, clear):
+    indexes = np.random.default_rng(0).integers(0, 3, (40, 50)).astype(np.uint8)
+    image = Image.fromarray(indexes, mode="P")
+    image.putpalette([level for item in TABLE for level in item.rgb])
+    image.save(tmp_path / "mask.png", transparency=clear)
+    np.testing.assert_array_equal(read(tmp_path / "mask.png", LabelRule(TABLE)), indexes)
+
+
+def test_a_class_wins_over_nodata_in_a_palette_as_it_does_in_values(make_raster):
+    path = palette_raster(make_raster, nodata=7)
+    assert read(path, LabelRule(TABLE, ("#0000C8",)))[0].tolist() == [1, 0, IGNORE]
+    assert read(path, LabelRule(TABLE, (9,), by="value"))[0].tolist() == [1, 0, IGNORE]
+
+
 def test_a_palette_can_be_read_by_value(make_raster):
     rule = LabelRule(TABLE, (9, "#0000C8"), by="value")
     np.testing.assert_array_equal(read(palette_raster(make_raster), rule), [[1, 0, IGNORE]])

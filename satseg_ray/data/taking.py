@@ -13,6 +13,7 @@ from rasterio.shutil import copyfiles
 
 from satseg_ray.checks.measure import Subject, measure
 from satseg_ray.checks.survey import LabelSurvey, surveyed
+from satseg_ray.data.burning import burn_scene_labels, image_name
 from satseg_ray.data.referenced import PIXELS
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
@@ -20,14 +21,7 @@ from satseg_ray.errors import LabelsDoNotMatch, SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.formats import is_remote
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels import (
-    Indexes,
-    IndexRaster,
-    LabelRule,
-    burn_labels,
-    images_in,
-    kind_of,
-)
+from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, images_in, kind_of
 from satseg_ray.geo.labels.opening import ANNOTATIONS
 from satseg_ray.geo.raster import (
     RasterInfo,
@@ -144,20 +138,23 @@ class _Burning:
 
     def __init__(self, scene: SceneInput, info: RasterInfo, rule: LabelRule, target: Path) -> None:
         self._scene, self._info, self._target = scene, info, target
-        warp = scene.source.grid is not None
-        self._rule = replace(rule, warp=warp, shared=scene.shared)
+        self._rule = replace(rule, shared=scene.shared)
         self.error: SatsegError | None = None
 
     def surveyed(self) -> LabelSurvey:
         """Return what the file holds, be it a class or not."""
         with self._kept():
-            return surveyed(str(self._scene.labels), self._rule, self._image_name)
+            name = image_name(self._scene.source)
+            return surveyed(str(self._scene.labels), self._rule, name)
 
     @contextmanager
     def opened(self) -> Iterator[WrittenLabels]:
         """Write the label raster, then give it to be read."""
         with self._kept():
-            findings = self._write()
+            source, path = self._scene.source, str(self._scene.labels)
+            if self._scene.shared:
+                refuse_in_pixels(path, self._info)
+            findings = burn_scene_labels(path, self._rule, source, self._info, self._target)
         with IndexRaster(str(self._target)) as indexes:
             yield WrittenLabels(indexes, findings)
 
@@ -168,17 +165,6 @@ class _Burning:
         except SatsegError as error:
             self.error = error
             raise
-
-    @property
-    def _image_name(self) -> str:
-        return Path(self._scene.source.files[0].path).name
-
-    def _write(self) -> tuple[Finding, ...]:
-        source, path = self._scene.source, str(self._scene.labels)
-        if self._scene.shared:
-            refuse_in_pixels(path, self._info)
-        own = inspect_scene(replace(source, grid=None)) if source.grid else self._info
-        return burn_labels(path, self._rule, self._info, self._target, self._image_name, own)
 
 
 def refuse_in_pixels(labels: str, scene: RasterInfo) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from satseg_ray.config import EvaluateConfig
+from satseg_ray.data.burning import burn_scene_labels
 from satseg_ray.data.inputs import given_scene
 from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors
 from satseg_ray.errors import BandMismatch, ConfigError
-from satseg_ray.geo.labels import burn_labels
+from satseg_ray.findings import Finding
 from satseg_ray.geo.raster import inspect_scene
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.figures import write_confusion, write_samples
@@ -73,6 +74,7 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
         _write_figures(folder, confusion, outcomes, spec)
         report = _report(model, spec, confusion)
         report |= {"data": pieces.data, "held_out": pieces.held_out}
+        report["label_findings"] = [finding.to_dict() for finding in pieces.findings]
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         use = _dataset_use(config, workspace)
     run_id = _record(tracking, config.experiment, report, target, use)
@@ -85,6 +87,7 @@ class Pieces:
     """The work of an evaluation: rows for actors of one class, and what data they are of.
 
     ``held_out`` tells whether the model never saw it in training; ``None`` where nobody knows.
+    ``findings`` are what was met in a scene's labels.
     """
 
     actor: type
@@ -92,6 +95,7 @@ class Pieces:
     rows: Sequence[Work]
     data: str
     held_out: bool | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 def _reading(config: EvaluateConfig, workspace: Workspace) -> AbstractContextManager[Path | None]:
@@ -121,7 +125,7 @@ def _pieces(
 ) -> Pieces:
     if config.dataset:
         return _split_pieces(workspace.patches(config.dataset), config.split, spec, folder)
-    return _scene_pieces(config, spec, folder, pool)
+    return scene_pieces(config, spec, folder, pool)
 
 
 def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> Pieces:
@@ -169,18 +173,25 @@ def _held_out(patches: Mapping[str, str], model: Mapping[str, str], split: str) 
     return False
 
 
-def _scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: Pool) -> Pieces:
+def scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: Pool) -> Pieces:
+    """Return the cores of a scene, whose labels are burnt into ``folder``; what they met is said.
+
+    Raises:
+        BandMismatch, LabelsDoNotMatch, MissingFile: scene, labels and model do not fit together.
+    """
     source = given_scene(str(config.scene), "scene")
     scene = inspect_scene(source)
     check_bands(scene, spec)
     folder.mkdir()
     labels = folder / "labels.tif"
-    burn_labels(
-        str(absolute(str(config.labels), "labels")), config.rule(spec.classes), scene, labels
-    )
+    given = str(absolute(str(config.labels), "labels"))
+    findings = burn_scene_labels(given, config.rule(spec.classes), source, scene, labels)
+    for finding in findings:
+        say(str(finding))
     cores = ScenePlan.of(scene, spec, TileBudget(), pool.workers).cores
     rows = [core_row(core) for core in cores]
-    return Pieces(SceneScorer, LabelledScene(source, str(labels), str(folder)), rows, scene.path)
+    task = LabelledScene(source, str(labels), str(folder))
+    return Pieces(SceneScorer, task, rows, scene.path, findings=findings)
 
 
 def _score(pieces: Pieces, load: Any, pool: Pool) -> list[Work]:

@@ -153,11 +153,9 @@ class LabelReader:
             bare = ~self._mask.read(self._dataset, place)
         indexes = self._indexes(raw)
         missing = _missing(raw, self._dataset.nodata)
-        # A value that is declared a class is one, even where the file calls it nodata
-        by_value = self._palette is None and self.by != "bits"
-        bare |= missing & (indexes == _UNKNOWN) if by_value else missing
-        if self.by == "bits":
-            bare |= indexes == _UNKNOWN
+        # What is declared a class is one, even where the file calls it nodata or transparent
+        unknown = indexes == _UNKNOWN
+        bare |= missing | unknown if self.by == "bits" else missing & unknown
         if self._rule.background is None:
             indexes[bare] = IGNORE
         else:
