@@ -475,6 +475,13 @@ def test_dark_pixels_and_binary_bands_are_no_nodata(scene):
     assert "suspicious-nodata" not in found
 
 
+def test_an_image_with_a_palette_is_a_warning(scene):
+    palette = {value: (value, 0, 0) for value in range(256)}
+    found = judged([scene("a.tif", bands=1, palette=palette), scene("b.tif", bands=1)])
+    assert found["palette-image"].level == "warning"
+    assert found["palette-image"].problem.endswith(": a")
+
+
 def test_a_nodata_tag_that_no_pixel_holds_is_noted(scene):
     found = judged([scene("a.tif", random_pixels((64, 80)) | 1, nodata=0)])
     assert "0 no pixel holds: a" in found["unused-nodata"].problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
 from satseg_ray.data.inputs import find_inputs
 from satseg_ray.data.kind import Taken, bands_of
+from satseg_ray.data.referenced import ReferenceChecker
 from satseg_ray.data.rows import Reporter
 from satseg_ray.data.taking import IMAGES, LABELS, PICTURES, PROFILES, SceneTaker
-from satseg_ray.errors import SatsegError
+from satseg_ray.errors import ConfigError, MissingFile, SatsegError
 from satseg_ray.geo.raster import RasterInfo
 from satseg_ray.geo.source import BandFile, SceneSource
 from satseg_ray.patches.dataset import SceneRecord
@@ -41,7 +43,7 @@ def take(folder: Path, given: IngestConfig) -> list[Mapping[str, Any]]:
     taker = SceneTaker(
         str(folder), rule, tuple(given.bands), given.nodata, given.by_reference, notes
     )
-    return [taker._take(scene.row()) for scene in find_inputs(given)[0]]
+    return [taker._take(scene.row()) for scene in find_inputs(given).scenes]
 
 
 def info(count: int, alpha: int | None = None, dtype: str = "uint8") -> RasterInfo:
@@ -74,7 +76,7 @@ def test_a_description_s_own_resampling_holds_unless_the_config_names_one(tmp_pa
     paths = [write_raster(tmp_path / name, bands=1) for name in ("a.tif", "b.tif")]
     text = {"files": [path.name for path in paths], "resampling": "nearest"}
     write_json(tmp_path / "s.yaml", text)
-    scenes, _ = find_inputs(config([tmp_path / "s.yaml"], resampling=given))
+    scenes = find_inputs(config([tmp_path / "s.yaml"], resampling=given)).scenes
     assert scenes[0].source.resampling == (given or "nearest")
 
 
@@ -98,3 +100,97 @@ def test_one_file_of_shapes_is_of_several_scenes_only_where_these_have_a_place(t
         else:
             assert outcome["refused"]["error"] == "LabelsDoNotMatch"
             assert "one file in pixels" in outcome["refused"]["problem"]
+
+
+def referenced(folder: Path, *scenes: Path) -> list[SceneRecord]:
+    """The records of scenes taken by reference."""
+    outcomes = take(folder, config(list(scenes), by_reference=True))
+    return [SceneRecord.from_dict(outcome["record"]) for outcome in outcomes]
+
+
+def checked(records: list[SceneRecord], folder: Path) -> Mapping[str, Any]:
+    """What the check of the first one says."""
+    checker = ReferenceChecker(records, Reporter(str(folder / "notes")))
+    outcome: Mapping[str, Any] = json.loads(
+        checker.check_scene({"key": records[0].name})["outcome"]
+    )
+    return outcome
+
+
+@pytest.mark.parametrize("name", ["scene.tif", "scene"])
+def test_a_scene_by_reference_is_refused_once_it_or_a_mask_beside_it_changes(tmp_path, name):
+    scene = write_raster(tmp_path / name)
+    records = referenced(tmp_path / "out", scene)
+    assert list(records[0].checksums) == [str(scene)]
+    assert checked(records, tmp_path)["status"] == "ok"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(scene, "r+") as file:
+        file.write_mask(np.eye(64, 80, dtype=np.uint8) * 255)
+    assert checked(records, tmp_path)["error"] == "SourceChanged"
+    write_raster(scene, seed=9)
+    assert checked(records, tmp_path)["error"] == "SourceChanged"
+
+
+def test_a_stack_by_reference_has_the_content_of_both_files_of_one_name(tmp_path):
+    def stack(folder: Path, first: int, second: int) -> dict[str, Any]:
+        for place, seed in (("10m", first), ("20m", second)):
+            write_raster(folder / place / "B.tif", bands=1, seed=seed)
+        files = [{"path": "10m/B.tif", "names": ["x"]}, {"path": "20m/B.tif", "names": ["y"]}]
+        text = {"files": files, "reference": "10m/B.tif"}
+        path = write_json(folder / "s.yaml", text)
+        return referenced(folder / "out", path)[0].content()
+
+    first = stack(tmp_path / "a", 1, 2)
+    assert stack(tmp_path / "moved", 1, 2) == first
+    assert stack(tmp_path / "other", 3, 2) != first
+    assert stack(tmp_path / "swapped", 2, 1) != first
+
+
+def test_a_description_that_is_wrong_is_left_out_where_that_is_asked_for(tmp_path):
+    good = write_raster(tmp_path / "good.tif")
+    bad = write_json(tmp_path / "bad.yaml", {"files": ["good.tif"], "nonsense": 1})
+    with pytest.raises(ConfigError, match="nonsense"):
+        find_inputs(config([good, bad]))
+    inputs = find_inputs(config([good, bad], on_bad="skip"))
+    assert [scene.name for scene in inputs.scenes] == ["good"]
+    assert [type(error) for error in inputs.refused.values()] == [ConfigError]
+
+
+def test_annotations_that_cannot_be_read_are_the_affair_of_their_scene(tmp_path):
+    scene = write_raster(tmp_path / "a.tif")
+    (tmp_path / "a.json").write_text('{"no": "annotations"}')
+    (outcome,) = take(tmp_path / "out", config([scene], [tmp_path / "a.json"]))
+    assert outcome["refused"]["error"] == "UnreadableLabels"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"bands": [1, 2], "band_names": ["x"]}, "names 1 of 2 bands"),
+        ({"bands": [1, 1]}, "holds 1 twice"),
+        ({"band_names": ["x", "x"]}, "holds x twice"),
+    ],
+)
+def test_bands_that_cannot_be_are_refused_before_any_work(tmp_path, changes, problem):
+    with pytest.raises(ConfigError, match=problem):
+        find_inputs(config([tmp_path / "none.tif"], **changes))
+
+
+def test_a_folder_is_no_scene(tmp_path):
+    with pytest.raises(MissingFile, match="is a folder"):
+        find_inputs(config([tmp_path]))
+
+
+def test_a_file_named_twice_in_a_stack_is_stored_once(tmp_path):
+    write_raster(tmp_path / "a.tif")
+    files = [{"path": "a.tif", "bands": [1]}, {"path": "a.tif", "bands": [3]}]
+    stack = write_json(tmp_path / "s.yaml", {"files": files})
+    (outcome,) = take(tmp_path / "out", config([stack]))
+    assert list(outcome["record"]["checksums"]) == ["images/s/a.tif"]
+
+
+def test_names_told_apart_by_letters_alone_are_the_same_wherever_the_scenes_are(tmp_path):
+    def names(folder: Path) -> list[str]:
+        scenes = [write_raster(folder / name) for name in ("x.tif", "X.tif")]
+        return [scene.name for scene in find_inputs(config(scenes)).scenes]
+
+    assert names(tmp_path / "here") == names(tmp_path / "there")

@@ -94,6 +94,7 @@ class SceneFacts:
     bands: tuple[BandFacts, ...]
     borders: tuple[Border, ...] = ()
     labels: LabelFacts | None = None
+    palette: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -204,6 +204,17 @@ def saturated(data: Collection) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def palette_images(data: Collection) -> Iterator[Finding]:
+    """Scenes whose values are places in a table of colours."""
+    scenes = [scene for scene in data.scenes if scene.palette]
+    if scenes:
+        yield Finding(
+            "warning", "palette-image", scenes_in(scenes),
+            f"with a palette: their values are numbers of colours, no brightness: {names(scenes)}",
+            "Read as they are. Expand them: gdal_translate -expand rgb.",
+        )  # fmt: skip
+
+
 def unused_nodata(data: Collection) -> Iterator[Finding]:
     """Nodata tags and values that no pixel holds."""
     tags: dict[float, list[SceneFacts]] = defaultdict(list)

@@ -379,6 +379,7 @@ def _facts(subject: Subject, scene: Scene, seen: _Seen, labels: LabelFacts | Non
         declared_nodata=None if _same(declared, info.nodata) else declared,
         alpha=info.alpha is not None,
         masked=_masked(info),
+        palette=info.palette,
         valid=seen.valid,
         digest=seen.digest,
         bands=seen.bands,

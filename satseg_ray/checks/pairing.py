@@ -229,9 +229,16 @@ def scene_names(scenes: Sequence[str]) -> dict[str, str]:
     names = {scene: name_from(text) for scene, text in texts.items()}
     counts = Counter(name.casefold() for name in names.values())
     return {
-        scene: name if counts[name.casefold()] == 1 else f"{name[:100]}-{value_digest(scene)[:8]}"
+        scene: name
+        if counts[name.casefold()] == 1
+        else f"{name[:100]}-{_told_digest(scene, texts)}"
         for scene, name in names.items()
     }
+
+
+def _told_digest(scene: str, texts: Mapping[str, str]) -> str:
+    """Return letters for what tells a scene from the others, wherever all of them lie."""
+    return value_digest([texts[scene], PurePosixPath(scene).suffix])[:8]
 
 
 def _told_apart(scenes: Sequence[str]) -> dict[str, str]:

@@ -17,10 +17,10 @@ from satseg_ray.checks.rules import apply_rules, strict
 from satseg_ray.checks.words import counted
 from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
-from satseg_ray.data.inputs import find_inputs
+from satseg_ray.data.inputs import Inputs, find_inputs
 from satseg_ray.data.kind import Bands, Taken, bands_of
 from satseg_ray.data.rows import Pool, Reporter, error_of, first_of, gathered, run_tasks
-from satseg_ray.data.taking import IMAGES, LABELS, PROFILES, SceneInput, SceneTaker
+from satseg_ray.data.taking import IMAGES, LABELS, PROFILES, SceneTaker
 from satseg_ray.drift.profile import PROFILE, merge_profiles
 from satseg_ray.errors import ChecksFailed, SatsegError
 from satseg_ray.findings import Finding
@@ -44,11 +44,11 @@ def ingest(config: IngestConfig) -> Mapping[str, Any]:
     workspace = Workspace.resolve()
     target = workspace.raw(config.dataset)
     rule = config.rule(ClassTable(tuple(config.classes)))
-    inputs, paired = find_inputs(config)
+    inputs = find_inputs(config)
     store = DataStore.open(workspace)
     with store.replacing_raw(config.dataset) as draft, ray_session("ingest"):
         outcomes = _take(_taker(config, rule, draft.folder), inputs, config.band_names)
-        report = _judged(config, rule, outcomes, paired)
+        report = _judged(config, rule, outcomes, inputs.findings)
         for line in report.lines():
             say(line)
         if error := _error(config, outcomes, report):
@@ -58,6 +58,7 @@ def ingest(config: IngestConfig) -> Mapping[str, Any]:
         manifest = _manifest(config, rule.table, outcomes)
         _finish(draft.folder, manifest, report)
         draft.version, draft.figures = manifest.version, {"scenes": len(manifest.scenes)}
+    shutil.rmtree(workspace.report(config.dataset), ignore_errors=True)  # of an earlier refusal
     say(f"data set {manifest.version} in {target}, pictures of it in {target / OVERVIEW}")
     spent = {
         "slowest_scene_seconds": round(outcomes.slowest, 2),
@@ -91,16 +92,17 @@ class _Outcomes:
         return replace(self, taken=taken, refused={**self.refused, **odd})
 
 
-def _take(taker: SceneTaker, inputs: Sequence[SceneInput], names: Sequence[str]) -> _Outcomes:
+def _take(taker: SceneTaker, inputs: Inputs, names: Sequence[str]) -> _Outcomes:
     """Take all scenes on the connected cluster; those of another kind than most are refused."""
-    progress = Progress("ingest", len(inputs), "scenes")
+    progress = Progress("ingest", len(inputs.scenes), "scenes")
     outcomes = gathered(
-        run_tasks([scene.row() for scene in inputs], taker.take_scene, Pool(cluster_cpus())),
+        run_tasks([scene.row() for scene in inputs.scenes], taker.take_scene, Pool(cluster_cpus())),
         lambda outcome: progress.advance(1, outcome["key"]),
     )
     shutil.rmtree(Path(taker.folder) / "notes", ignore_errors=True)
     seen = [outcome for outcome in outcomes if outcome["status"] == "ok"]
-    refused = {o["key"]: error_of(o) for o in outcomes if o["status"] != "ok"}
+    refused = dict(inputs.refused)
+    refused |= {o["key"]: error_of(o) for o in outcomes if o["status"] != "ok"}
     refused |= {o["key"]: error_of(o["refused"]) for o in seen if o["refused"]}
     taken = tuple(Taken.of(outcome) for outcome in seen if not outcome["refused"])
     bands, odd = bands_of(taken, taker.bands, names) if taken else (None, {})
@@ -169,15 +171,16 @@ def _finish(folder: Path, manifest: DatasetManifest, report: Report) -> None:
         f"band_{i}": name for i, name in zip(manifest.band_indexes, manifest.bands, strict=True)
     }
     merge_profiles(folder / PROFILES, folder / PROFILE, numbered)
+    pictures = {f"{name}{kind}" for name in names for kind in (".png", ".labels.png")}
     for picture in (folder / PICTURES).iterdir():
-        if picture.name.removesuffix(".png").removesuffix(".labels") not in names:
+        if picture.name not in pictures:
             picture.unlink()
     kept = {path for scene in manifest.scenes for path in (*scene.checksums, scene.labels)}
     for part in (IMAGES, LABELS):
         for path in (folder / part).rglob("*"):
             if path.is_file() and str(path.relative_to(folder)) not in kept:
                 path.unlink()
-        if not any((folder / part).rglob("*.*")):
+        if not any(path.is_file() for path in (folder / part).rglob("*")):
             shutil.rmtree(folder / part)
     manifest.write(folder)
     report.write(folder)

@@ -14,7 +14,7 @@ from rasterio.shutil import copyfiles
 from satseg_ray.checks.measure import Subject, measure
 from satseg_ray.checks.survey import LabelSurvey, surveyed
 from satseg_ray.data.burning import burn_scene_labels, image_name
-from satseg_ray.data.referenced import PIXELS
+from satseg_ray.data.referenced import own_files, remote_digest
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
 from satseg_ray.errors import LabelsDoNotMatch, SatsegError
@@ -29,7 +29,6 @@ from satseg_ray.geo.raster import (
     Tile,
     check_whole,
     inspect_scene,
-    raster_files,
     reading,
 )
 from satseg_ray.geo.source import SceneSource
@@ -215,6 +214,8 @@ def _copied(scene: SceneInput, folder: Path) -> tuple[SceneSource, dict[str, str
     moved: dict[str, str] = {}
     checksums: dict[str, str] = {}
     for number, file in enumerate(scene.source.files):
+        if file.path in moved:
+            continue
         place = _place(scene, number)
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +233,7 @@ def _place(scene: SceneInput, number: int) -> str:
     path = paths[number]
     if len(paths) == 1 and path.stem == scene.name:
         return f"{IMAGES}/{path.name}"
-    same = [other.name for other in paths].count(path.name) > 1
+    same = len({other for other in paths if other.name == path.name}) > 1
     return f"{IMAGES}/{scene.name}/{f'{number}-' if same else ''}{path.name}"
 
 
@@ -248,21 +249,12 @@ def _copies(path: str, target: Path) -> list[Path]:
     ]
 
 
-def own_files(scene: Path) -> tuple[Path, ...]:
-    """Return a raster and its companions (a mask, a world file): in its folder, of its name."""
-    return tuple(
-        file
-        for file in raster_files(scene)
-        if file.parent == scene.parent and file.name.startswith(f"{scene.stem}.")
-    )
-
-
 def _checksums(source: SceneSource, pixels: Mapping[str, str]) -> dict[str, str]:
     """Return the checksums of files that stay where they are."""
     found: dict[str, str] = {}
     for file in source.files:
         if is_remote(file.path):
-            found[file.path] = PIXELS + pixels[file.path]
+            found[file.path] = remote_digest(file.path, pixels[file.path])
         else:
             found |= {str(own): file_digest(own) for own in own_files(Path(file.path))}
     return found

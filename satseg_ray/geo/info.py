@@ -34,7 +34,8 @@ class RasterInfo:
     """What a raster says of itself before a pixel is read.
 
     ``crs`` is WKT, which keeps what a code would lose; ``transform`` is GDAL's six numbers;
-    ``alpha`` is the 1-based number of a band that says where pixels are valid.
+    ``alpha`` is the 1-based number of a band that says where pixels are valid; with ``palette``
+    values are places in a table of colours.
     """
 
     path: str
@@ -48,6 +49,7 @@ class RasterInfo:
     nodata: float | None
     descriptions: tuple[str, ...]
     alpha: int | None = None
+    palette: bool = False
 
     @property
     def crs_name(self) -> str | None:
@@ -187,6 +189,7 @@ def _info(path: str, dataset: Any) -> RasterInfo:
         nodata=dataset.nodata,
         descriptions=tuple(text or "" for text in dataset.descriptions),
         alpha=alpha_band(dataset),
+        palette=ColorInterp.palette in dataset.colorinterp,
     )
 
 

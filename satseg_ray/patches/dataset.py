@@ -11,7 +11,7 @@ import yaml
 
 from satseg_ray.classes import ClassTable
 from satseg_ray.errors import DatasetNotFound
-from satseg_ray.geo.source import SceneSource
+from satseg_ray.geo.source import BandFile, SceneSource
 from satseg_ray.lineage import value_digest
 
 FILE_NAME = "dataset.yaml"
@@ -46,10 +46,34 @@ class SceneRecord:
         body = self.to_dict()
         del body["origin"], body["labels_origin"], body["by_reference"]
         if self.by_reference:
+            names = {file.path: f"{i}/{_name(file.path)}" for i, file in enumerate(self.files)}
             for file in body["source"]["files"]:
-                file["path"] = PurePosixPath(file["path"]).name
-            body["checksums"] = {PurePosixPath(p).name: s for p, s in self.checksums.items()}
+                file["path"] = names[file["path"]]
+            if self.source.reference:
+                body["source"]["reference"] = names[self.source.reference]
+            body["checksums"] = {
+                f"{self._owner(path)}/{_name(path)}": digest
+                for path, digest in self.checksums.items()
+            }
         return body
+
+    def _owner(self, path: str) -> int:
+        """Return which of the files a file is, or is a companion of."""
+        place = PurePosixPath(path)
+        folder, name = place.parent, place.name
+        own = [PurePosixPath(file.path) for file in self.files]
+        exact = [i for i, file in enumerate(own) if file == place]
+        beside = [
+            i
+            for i, file in enumerate(own)
+            if file.parent == folder and name.startswith((f"{file.stem}.", f"{file.name}."))
+        ]
+        return (exact or beside or [len(own)])[0]
+
+    @property
+    def files(self) -> tuple[BandFile, ...]:
+        """The files that the scene is read from, without companions."""
+        return self.source.files
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain values."""
@@ -71,6 +95,10 @@ class SceneRecord:
                 "transform": tuple(body["transform"]) if body["transform"] else None,
             }
         )
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path).name
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from satseg_ray.config import EvaluateConfig
 from satseg_ray.data.burning import burn_scene_labels
-from satseg_ray.data.inputs import given_scene
+from satseg_ray.data.inputs import given_path, given_scene
 from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors
 from satseg_ray.errors import BandMismatch, ConfigError
 from satseg_ray.findings import Finding
@@ -43,7 +43,7 @@ from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import dataset_use
 from satseg_ray.tracking.runs import DatasetUse
-from satseg_ray.workspace import Workspace, absolute, name_from
+from satseg_ray.workspace import Workspace, name_from
 
 METRICS, SAMPLES, CONFUSION = "metrics.json", "samples.png", "confusion.png"
 _CHUNK = 32
@@ -60,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
     name = config.output or name_from(f"{model.name}-{model.version}-{source}")
     target = workspace.evaluation(name)
     if config.scene and not config.output:
-        refuse_other_scene(target / METRICS, "data", str(absolute(config.scene, "scene")))
+        refuse_other_scene(target / METRICS, "data", given_path(config.scene, "scene"))
     with (
         _reading(config, workspace),
         fresh_directory(target) as folder,
@@ -184,14 +184,16 @@ def scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: Po
     check_bands(scene, spec)
     folder.mkdir()
     labels = folder / "labels.tif"
-    given = str(absolute(str(config.labels), "labels"))
+    given = given_path(str(config.labels), "labels")
     findings = burn_scene_labels(given, config.rule(spec.classes), source, scene, labels)
     for finding in findings:
         say(str(finding))
     cores = ScenePlan.of(scene, spec, TileBudget(), pool.workers).cores
     rows = [core_row(core) for core in cores]
     task = LabelledScene(source, str(labels), str(folder))
-    return Pieces(SceneScorer, task, rows, scene.path, findings=findings)
+    return Pieces(
+        SceneScorer, task, rows, given_path(str(config.scene), "scene"), findings=findings
+    )
 
 
 def _score(pieces: Pieces, load: Any, pool: Pool) -> list[Work]:

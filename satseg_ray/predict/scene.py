@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.config import PredictConfig
-from satseg_ray.data.inputs import given_scene
+from satseg_ray.data.inputs import given_path, given_scene
 from satseg_ray.data.rows import Pool
 from satseg_ray.geo.cog import MapFormat
 from satseg_ray.geo.raster import inspect_scene
@@ -41,7 +41,7 @@ def predict(config: PredictConfig) -> Mapping[str, Any]:
     check_bands(scene, spec)
     target = workspace.prediction(config.output or name_from(Path(config.scene).stem))
     if not config.output:
-        refuse_other_scene(target / REPORT, "scene", scene.path)
+        refuse_other_scene(target / REPORT, "scene", given_path(config.scene, "scene"))
     with fresh_directory(target) as folder, ray_session("predict"):
         pool = _pool(config)
         budget = TileBudget(config.tile_pixels, side=config.core)
@@ -97,7 +97,6 @@ def _report(plan: ScenePlan, spec: ModelSpec, cores: CoreFiles) -> dict[str, Any
         for name, count in zip(spec.classes.names, pixels, strict=True)
     }
     return {
-        "scene": plan.scene.path,
         "height": plan.scene.height,
         "width": plan.scene.width,
         "crs": plan.scene.crs_name,
