@@ -475,6 +475,12 @@ def test_dark_pixels_and_binary_bands_are_no_nodata(scene):
     assert "suspicious-nodata" not in found
 
 
+def test_a_nodata_tag_that_a_declared_value_replaces_is_a_warning(scene):
+    tagged = scene("a.tif", nodata=200, nodata_used=3)
+    found = judged([tagged, scene("b.tif", nodata=3, nodata_used=3)])
+    assert "200 the declared one replaces: a" in found["nodata-overridden"].problem
+
+
 def test_an_image_with_a_palette_is_a_warning(scene):
     palette = {value: (value, 0, 0) for value in range(256)}
     found = judged([scene("a.tif", bands=1, palette=palette), scene("b.tif", bands=1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -11,16 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from rasterio.transform import Affine
+from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 
 from satseg_ray.geo.grid import Lattice
 from satseg_ray.geo.raster import inspect_raster
-from satseg_ray.patches.count import footprint_of
-from satseg_ray.patches.ground import Footprint
+from satseg_ray.patches.count import Band, Counting, count_band, footprint_of, whole_scene
+from satseg_ray.patches.ground import Footprint, known
 from satseg_ray.patches.plan import PatchPlan, Planned, plan_patches
-from satseg_ray.patches.sample import SampleSpec
+from satseg_ray.patches.sample import SampleSpec, Sampling
 from satseg_ray.patches.split import PatchKey, SceneSize, SplitSpec
+from tests.factories import write_raster
 
 RARE = SampleSpec(rare=["0"], rare_per_cell=2)
 UTM31, UTM32 = (CRS.from_epsg(code).to_wkt() for code in (32631, 32632))
@@ -219,6 +221,21 @@ def test_a_copy_of_a_scene_holds_out_the_same_ground_and_loses_nothing():
     found = {name: {(k.split, k.window) for k in planned.keys if k.scene == name} for name in "ab"}
     assert found["a"] == found["b"]
     assert not [f for f in planned.findings if f.code == "same-ground"]
+
+
+def test_scenes_with_a_transform_and_no_crs_have_ground_in_common(tmp_path):
+    counting = Counting(32, 2, Sampling(SampleSpec()))
+    scenes = []
+    for name, x in (("a", 0), ("b", 700)):
+        place = {"crs": None, "transform": from_origin(500_000 + x, 4_600_000, 10, 10)}
+        labels = (np.indices((200, 210)).sum(axis=0) // 20 % 2).astype(np.uint8)
+        path = write_raster(tmp_path / f"{name}.tif", labels, **place)
+        scenes.append(whole_scene([count_band(path, Band(name, 0, 7), counting)], 200, 210))
+    plan = PatchPlan(32, 16)
+    planned = plan_patches(scenes, plan, ("x", "y"))
+    assert {key.scene for key in planned.keys if key.split == "train"} == {"a", "b"}
+    somewhere = [replace(s, footprint=replace(known(s.footprint), crs=UTM31)) for s in scenes]
+    assert leaks(planned, somewhere, plan) == 0
 
 
 def test_scenes_without_a_place_are_distinct():

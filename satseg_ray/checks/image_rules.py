@@ -204,6 +204,20 @@ def saturated(data: Collection) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def overridden_nodata(data: Collection) -> Iterator[Finding]:
+    """Nodata tags that a declared value replaces."""
+    tags: dict[float, list[SceneFacts]] = defaultdict(list)
+    for scene in data.scenes:
+        if scene.nodata is not None and scene.declared_nodata is not None:
+            tags[scene.nodata].append(scene)
+    for value, scenes in tags.items():
+        yield Finding(
+            "warning", "nodata-overridden", scenes_in(scenes),
+            f"whose own nodata value {number(value)} the declared one replaces: {names(scenes)}",
+            "Their pixels of that value are taken as data. Declare no nodata if they are none.",
+        )  # fmt: skip
+
+
 def palette_images(data: Collection) -> Iterator[Finding]:
     """Scenes whose values are places in a table of colours."""
     scenes = [scene for scene in data.scenes if scene.palette]

@@ -34,6 +34,7 @@ RULES: tuple[Rule, ...] = (
     image_rules.constant_bands,
     image_rules.saturated,
     image_rules.nodata,
+    image_rules.overridden_nodata,
     image_rules.palette_images,
     image_rules.unused_nodata,
     image_rules.not_finite,

@@ -48,8 +48,6 @@ def tile(config: TileConfig) -> Mapping[str, Any]:
             manifest.write(draft.folder)
             draft.version = manifest.lineage["patches_version"]
             draft.figures = {f"{s}_patches": c["patches"] for s, c in manifest.counts.items()}
-    for finding in tiled.findings:
-        say(str(finding))
     target = workspace.patches(config.dataset)
     say(f"patches of {manifest.version} in {target}")
     return {
@@ -90,6 +88,8 @@ def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, u
     sizes, counting_seconds = count_scenes(counter)
     planning = monotonic()
     planned = plan_patches(sizes, plan, dataset.classes.names)
+    for finding in planned.findings:  # now: they may say why a split comes out empty
+        say(str(finding))
     units = plan_units(planned.keys, unit)
     busy = counting_seconds + monotonic() - planning
     progress = Progress("tile", len(planned.keys), "patches")
@@ -103,9 +103,12 @@ def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, u
     shutil.rmtree(folder / "notes", ignore_errors=True)
     merge_profiles(folder / PROFILES, folder / PROFILE)
     manifest = _manifest(dataset, plan, planned.keys, outcomes)
+    findings = _findings(planned.findings, manifest)
+    for finding in findings[len(planned.findings) :]:
+        say(str(finding))
     seconds = monotonic() - start
     busy += busy_seconds(outcomes)
-    return _Tiled(manifest, _findings(planned.findings, manifest), seconds, busy)
+    return _Tiled(manifest, findings, seconds, busy)
 
 
 def _labelled(raw: Path, plan: PatchPlan) -> DatasetManifest:

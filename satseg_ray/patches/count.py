@@ -14,7 +14,7 @@ from satseg_ray.classes import IGNORE
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.geo.labels import IndexRaster
 from satseg_ray.geo.raster import RasterInfo, inspect_raster
-from satseg_ray.patches.ground import Footprint
+from satseg_ray.patches.ground import SOMEWHERE, Footprint
 from satseg_ray.patches.sample import Sampling
 from satseg_ray.patches.split import Anchor, Counts, SceneSize
 
@@ -139,7 +139,7 @@ def footprint_of(path: Path) -> Footprint | None:
 
 
 def _footprint(info: RasterInfo) -> Footprint | None:
-    return Footprint(info.crs, info.transform) if info.crs and info.transform else None
+    return Footprint(info.crs or SOMEWHERE, info.transform) if info.transform else None
 
 
 def uncounted(path: Path, band: Band, counting: Counting) -> BandCounts:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
@@ -24,6 +25,8 @@ Points = npt.NDArray[np.float64]
 """Positions (..., 2): x, y."""
 
 _WORLD = "EPSG:4326"
+SOMEWHERE = 'LOCAL_CS["not named",UNIT["metre",1]]'
+"""Stands for the CRS of scenes that have a transform and no CRS: one of their own, all the same."""
 _EVERYWHERE = (-np.inf, -np.inf, np.inf, np.inf)
 _DENSE = 8
 """Points on each side of a window that goes into another CRS."""
@@ -71,7 +74,7 @@ def _moved(points: Points, source: str, target: str) -> Points:
     flat = points.reshape(-1, 2)
     try:
         xs, ys = transform(source, target, flat[:, 0], flat[:, 1])
-    except RasterioError:
+    except (RasterioError, CPLE_BaseError):  # an engineering CRS is nowhere else
         return np.full(points.shape, np.inf)
     return np.stack([xs, ys], axis=-1).reshape(points.shape)
 
