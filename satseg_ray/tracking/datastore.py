@@ -29,9 +29,10 @@ from satseg_ray.lineage import file_digest
 from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.products import exchange, fresh_directory, locked, placed
-from satseg_ray.tracking.journal import Journal, Move, Record, sides_of, tags_of
+from satseg_ray.tracking.journal import Journal, Move, Record, Scope, sides_of, tags_of
 from satseg_ray.tracking.pipeline import folder_of, locked_stages, write_pipeline
 from satseg_ray.tracking.repository import Repository
+from satseg_ray.tracking.transactions import Transactions
 from satseg_ray.workspace import Workspace
 
 _HELD = "SATSEG_REPRODUCING"
@@ -79,6 +80,7 @@ class _Side:
 
     repository: Repository
     dataset: str
+    scope: Scope
     root: Path
     held: tuple[int, ...]
 
@@ -175,7 +177,6 @@ class DataStore:
 
         Raises:
             UnwritableProduct: there is no space for it, or no right to write.
-            InUse: a job's children still work on what it left.
         """
         root = Path(os.path.realpath(workspace.root / "data"))
         with placed(root / "raw"):
@@ -193,34 +194,14 @@ class DataStore:
         """The work tree."""
         return self.repository.root
 
+    @property
+    def transactions(self) -> Transactions:
+        """The locks and decisions of the work tree."""
+        return Transactions(self.repository)
+
     def recover(self) -> None:
-        """Finish what a killed process had decided; what it had not decided never happened.
-
-        Raises:
-            InUse: a living process holds git's or DVC's lock.
-        """
-        if not (journal := Journal.read(self.repository)):
-            return
-        name = journal.dataset
-        with (
-            self._deciding() as held,
-            locked(self.root / "raw" / name, exclusive=True, wait=True) as raw,
-            locked(self.root / "patches" / name, exclusive=True, wait=True) as patches,
-        ):
-            repository = Repository(self.root, (*held, *raw, *patches))
-            self._finish_left(repository)
-
-    def _finish_left(self, repository: Repository) -> None:
-        journal = Journal.read(repository)
-        if journal:
-            with repository.alone():
-                journal.finish(repository, again=True)
-
-    @contextmanager
-    def _deciding(self) -> Iterator[tuple[int, ...]]:
-        """Give the lock under which git's branch and the journal change."""
-        with locked(self.repository.scratch / "decide", exclusive=True, wait=True) as held:
-            yield held
+        """Finish what a killed process had decided, where nobody stands in the way."""
+        self.transactions.recover()
 
     @contextmanager
     def reading_raw(self, dataset: str) -> Iterator[Path]:
@@ -248,20 +229,16 @@ class DataStore:
             yield folder
             return
         while True:
-            self.recover()
+            self.transactions.recover(dataset)
             with locked(folder):
-                left = self._is_left(dataset)
+                left = self.transactions.is_left(dataset)
                 half = folder.parent.name == "patches" and self._marker(dataset).exists()
                 if not left and not half:
                     yield folder
                     return
             if half:
-                with self._changing(dataset, raw=False):
+                with self._changing(dataset, Scope.PATCHES):
                     pass
-
-    def _is_left(self, dataset: str) -> bool:
-        journal = Journal.read(self.repository)
-        return journal is not None and journal.dataset == dataset
 
     def _marker(self, dataset: str) -> Path:
         """The file that is there while DVC works in the folders that readers see."""
@@ -287,7 +264,7 @@ class DataStore:
             InUse: another job reads or writes it.
             UnwritableProduct: there is no space for it, or no right to write.
         """
-        with self._changing(dataset, patches=False) as side:
+        with self._changing(dataset, Scope.RAW) as side:
             draft = Draft(side.raw)
             draft.folder.mkdir(parents=True)
             yield draft
@@ -308,7 +285,7 @@ class DataStore:
             with self._stage_output(dataset) as draft:
                 yield draft
             return
-        with self._changing(dataset, raw=False) as side:
+        with self._changing(dataset, Scope.PATCHES) as side:
             draft = Draft(side.patches)
             draft.folder.mkdir(parents=True)
             yield draft
@@ -334,36 +311,23 @@ class DataStore:
             draft.committed = Committed("", self.repository.git("rev-parse", "HEAD"), True)
 
     @contextmanager
-    def _changing(self, dataset: str, raw: bool = True, patches: bool = True) -> Iterator[_Side]:
-        """Give the side of a transaction under the locks of what it will change.
-
-        What it does not change it may read: nobody else writes that meanwhile.
-        """
+    def _changing(self, dataset: str, scope: Scope) -> Iterator[_Side]:
+        """Give the side of a transaction under the locks of what it will change."""
         self._check_name(dataset)
-        folders = self.root / "raw" / dataset, self.root / "patches" / dataset
-        with placed(folders[0] if raw else folders[1]), ExitStack() as stack:
-            for folder in folders:
-                folder.parent.mkdir(exist_ok=True)
-            while True:
-                self.recover()
-                with ExitStack() as taken:
-                    held = taken.enter_context(locked(folders[0], exclusive=raw))
-                    if patches or not raw:
-                        held += taken.enter_context(locked(folders[1], exclusive=True))
-                    if not self._is_left(dataset):
-                        stack.enter_context(taken.pop_all())
-                        break
-            repository = self.repository
+        repository = self.repository
+        target = self.root / ("patches" if scope is Scope.PATCHES else "raw") / dataset
+        with placed(target), self.transactions.changing(dataset, scope) as held:
+            repository.refuse_others(target)
             for left in sides_of(repository, dataset):
                 shutil.rmtree(left, ignore_errors=True)
-            side = _Side(repository, dataset, _new_side(repository, dataset), held)
+            side = _Side(repository, dataset, scope, _new_side(repository, dataset), held)
             try:
-                if not raw and self._marker(dataset).exists():
+                if scope is not Scope.RAW and self._marker(dataset).exists():
                     self._undo_reproduction(dataset, held)
                 repository.side_tree(side.root)
                 yield side
             finally:
-                if not self._is_left(dataset):
+                if not self.transactions.is_left(dataset):
                     shutil.rmtree(side.root, ignore_errors=True)
 
     def reproduce(self, dataset: str) -> Committed:
@@ -379,7 +343,7 @@ class DataStore:
         live = self.root / folder_of(dataset)
         if not (live / "dvc.yaml").is_file():
             raise ConfigError("dataset", f"{dataset!r} has no pipeline", "Tile it first.")
-        with self._changing(dataset, raw=False) as side:
+        with self._changing(dataset, Scope.PATCHES) as side:
             marker = self._marker(dataset)
             marker.touch()
             try:
@@ -410,7 +374,8 @@ class DataStore:
 
     def _undo_reproduction(self, dataset: str, held: tuple[int, ...]) -> None:
         """Bring back the committed patches and pipeline, which DVC may have been changing."""
-        side = _Side(self.repository, dataset, _new_side(self.repository, dataset), held)
+        root = _new_side(self.repository, dataset)
+        side = _Side(self.repository, dataset, Scope.PATCHES, root, held)
         side.repository.side_tree(side.root)
         side.take("HEAD", folder_of(dataset))
         side.restore()
@@ -523,25 +488,10 @@ class DataStore:
         tracked = [path for path in paths if not _is_data(path, side.dataset)]
         record = Record.of(self.repository, side.root, tracked, message) if message else None
         moves = tuple(Move.of(side.root, path) for path in paths)
-        journal = Journal(side.root.name, side.dataset, moves, record)
-        with self._deciding() as deciding:
-            repository = Repository(self.root, (*side.held, *deciding))
-            self._finish_others(repository, side.dataset)
-            targets = [self.root / path for path in paths if _is_data(path, side.dataset)]
-            with repository.alone(*targets):
-                journal.write(repository)
-                journal.finish(repository)
+        journal = Journal(side.root.name, side.dataset, side.scope, moves, record)
+        targets = [self.root / path for path in paths if _is_data(path, side.dataset)]
+        self.transactions.decide(journal, side.held, targets)
         return self.newest(side.dataset, changed=bool(record))
-
-    def _finish_others(self, repository: Repository, dataset: str) -> None:
-        """Finish what a killed process left of another data set, before a new decision."""
-        journal = Journal.read(repository)
-        if journal:
-            with (
-                locked(self.root / "raw" / journal.dataset, exclusive=True, wait=True),
-                locked(self.root / "patches" / journal.dataset, exclusive=True, wait=True),
-            ):
-                self._finish_left(repository)
 
     def newest(self, dataset: str, changed: bool = False) -> Committed:
         """Return the newest version of a data set.
@@ -565,7 +515,7 @@ class DataStore:
             UnwritableProduct: its files are neither in the cache nor in a remote.
         """
         revision = self.repository.resolve(version)
-        with self._changing(dataset) as side:
+        with self._changing(dataset, Scope.BOTH) as side:
             self._take_version(side, revision, version)
             tracked = [side.pointer, folder_of(dataset), side.summary]
             same = self._same_at(revision, tracked)

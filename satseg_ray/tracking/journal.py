@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from satseg_ray.tracking.repository import GitUse, Repository
 _FILE = "journal.json"
 _GONE = ".gone"
 _NO_OBJECT = "0" * 40
+
+
+class Scope(StrEnum):
+    """What of a data set a transaction changes; one that changes patches alone reads raw data."""
+
+    RAW = "raw"
+    PATCHES = "patches"
+    BOTH = "both"
 
 
 @dataclass(frozen=True)
@@ -84,10 +93,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Journal:
-    """All that is left to do for a decided transaction; ``record`` where it makes a version."""
+    """All that is left to do for a decided transaction; ``record`` where it makes a version.
+
+    ``scope`` says which locks it held.
+    """
 
     name: str
     dataset: str
+    scope: Scope
     moves: tuple[Move, ...]
     record: Record | None
 
@@ -112,7 +125,7 @@ class Journal:
         if record:
             record = Record(**record | {k: tuple(record[k]) for k in ("paths", "entries")})
         moves = tuple(Move(**move) for move in body["moves"])
-        return cls(body["name"], body["dataset"], moves, record)
+        return cls(body["name"], body["dataset"], Scope(body["scope"]), moves, record)
 
     def finish(self, repository: Repository, again: bool = False) -> None:
         """Do what is left; ``again`` says that another process may have done part of it."""

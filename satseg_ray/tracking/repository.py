@@ -294,22 +294,34 @@ class Repository:
         config.read([self.root / ".dvc" / name for name in ("config", "config.local")], "utf-8")
         return config
 
-    @contextmanager
-    def alone(self, *folders: Path) -> Iterator[None]:
-        """Keep DVC commands of others out of the work tree, and clear locks of dead processes.
+    def refuse_others(self, *folders: Path) -> None:
+        """Refuse to begin where somebody else's git or DVC is at work and does not end soon.
 
         Raises:
             InUse: a living process holds git's or DVC's lock, or DVC writes one of ``folders``.
         """
+        with self.alone(*folders):
+            pass
+
+    @contextmanager
+    def alone(self, *folders: Path, patience: float | None = None) -> Iterator[None]:
+        """Keep DVC commands of others out of the work tree, and clear locks of dead processes.
+
+        Whoever lives gets ``patience``, in seconds, to end by himself.
+
+        Raises:
+            InUse: a living process holds git's or DVC's lock, or DVC writes one of ``folders``.
+        """
+        end = time.monotonic() + (_PATIENCE if patience is None else patience)
         path = self.root / ".dvc" / "tmp" / "lock"  # as DVC itself takes it
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as lock:
-            end = time.monotonic() + _PATIENCE
             while not _flocked(lock.fileno()):
                 if time.monotonic() > end:
                     raise _in_use(path, "a DVC command")
                 time.sleep(0.05)
             self._refuse_writers(folders)
-            self.clear_stale_locks()
+            self._clear_stale_locks(end)
             yield
 
     def _refuse_writers(self, folders: Sequence[Path]) -> None:
@@ -317,20 +329,20 @@ class Repository:
         path = self.root / ".dvc" / "tmp" / "rwlock"
         try:
             writers = json.loads(path.read_text("utf-8")).get("write", {})
+            entered = path.stat().st_mtime
         except (OSError, ValueError):
             return
         for name, entry in writers.items():
             busy = any(Path(name) in (f, *f.parents) or f in Path(name).parents for f in folders)
-            if busy and psutil.pid_exists(int(entry["pid"])):
+            if busy and _lived_at(int(entry["pid"]), entered):
                 raise _in_use(name, f"process {entry['pid']} ({entry.get('cmd', 'dvc')})")
 
-    def clear_stale_locks(self) -> None:
-        """Remove git's lock files whose owner is dead; for the living there is some patience.
+    def _clear_stale_locks(self, end: float) -> None:
+        """Remove git's lock files whose owner is dead.
 
         Raises:
-            InUse: a living process holds one.
+            InUse: a living process holds one, longer than to ``end``.
         """
-        end = time.monotonic() + _PATIENCE
         git = self.git_directory
         for path in [*git.glob("*.lock"), *(git / "refs").rglob("*.lock")]:
             while (owner := _owner(path, self.root)) is not None:
@@ -376,6 +388,16 @@ def _flocked(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
+        return False
+
+
+def _lived_at(pid: int, moment: float) -> bool:
+    """Tell whether a process that was there at a moment is alive; its number may be another's."""
+    try:
+        process = psutil.Process(pid)
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not zombie and process.create_time() <= moment + 1
+    except psutil.NoSuchProcess:
         return False
 
 
