@@ -23,7 +23,7 @@ from satseg_ray.errors import (
     UnwritableProduct,
 )
 from satseg_ray.tracking import Tracking, repository
-from satseg_ray.tracking.datastore import DataStore, same_files
+from satseg_ray.tracking.datastore import Committed, DataStore, same_files
 from satseg_ray.tracking.history import dataset_use, difference, versions
 from satseg_ray.workspace import Workspace
 from tests.factories import names
@@ -106,21 +106,90 @@ def test_the_same_content_is_no_new_version_and_mends_what_was_altered(store):
     assert first.revision != tiled.revision
 
 
-def test_the_first_bytes_of_a_content_version_stay(store):
-    """Profiles differ from run to run in bytes: that alone makes no version."""
-    ingest(store, "coast", 1)
+def with_profile(store: DataStore, path: str = "") -> Committed:
+    """Ingest files with a profile whose bytes are never the same."""
     with store.replacing_raw("coast") as draft:
         (draft.folder / "profile.bin").write_bytes(os.urandom(9))
-        draft.version = "coast@0000000000000001"
+        (draft.folder / "dataset.yaml").write_text(f"path: {path}")
+        draft.version = "coast@1"
     assert draft.committed
-    assert not draft.committed.changed
-    assert raw(store) == content("raw", 1)
+    return draft.committed
 
 
-def test_what_is_lost_from_the_cache_comes_back_with_the_same_content(store):
+def test_profiles_alone_make_no_version_and_the_first_ones_stay(store):
+    first = with_profile(store)
+    before = raw(store)
+    again = with_profile(store)
+    assert (again.tag, again.changed) == (first.tag, False)
+    assert raw(store) == before
+    assert git(store, "status", "--porcelain") == ""
+
+
+def test_other_bytes_are_a_version_whatever_the_content_is_called(store):
+    """Moved files that are kept by reference, or other code."""
+    with_profile(store, "/old")
+    moved = with_profile(store, "/new")
+    assert (moved.tag, moved.changed) == ("coast-v2", True)
+    assert raw(store)["dataset.yaml"] == b"path: /new"
+    tile(store, "coast", 1)
+    with store.replacing_patches("coast", PARAMS) as draft:
+        (draft.folder / "a.bin").write_bytes(b"other")
+        draft.version = "coast@0000000000000001/64"
+    assert draft.committed
+    assert draft.committed.changed
+    assert patches(store) == {"a.bin": b"other"}
+
+
+def test_what_is_lost_from_the_cache_comes_back_with_the_same_bytes(store):
     ingest(store, "coast", 1)
     subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
     assert not ingest(store, "coast", 1).changed
+    ingest(store, "coast", 2)
+    store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 1)
+
+
+def test_what_is_lost_and_comes_back_with_another_profile_is_a_version(store):
+    with_profile(store)
+    subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
+    assert with_profile(store).tag == "coast-v2"
+    made = raw(store)
+    assert git(store, "status", "--porcelain") == ""
+    ingest(store, "coast", 2)
+    store.checkout("coast", "coast-v2")
+    assert raw(store) == made
+
+
+def test_a_dvc_that_fails_is_no_lost_file(store, monkeypatch):
+    ingest(store, "coast", 1)
+    real = repository.Repository.dvc
+
+    def fail(self: Any, tree: Path, *commands: Any) -> None:
+        if commands[0][0] == "checkout":
+            raise UnwritableProduct("dvc", "failed", "Look.")
+        real(self, tree, *commands)
+
+    monkeypatch.setattr(repository.Repository, "dvc", fail)
+    with pytest.raises(UnwritableProduct, match="dvc: failed"):
+        ingest(store, "coast", 1)
+
+
+def test_tiling_again_without_changes_keeps_the_model(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    model = store.root / "pipelines/coast/model.json"
+    model.write_text("{}")
+    assert not tile(store, "coast", 1).changed
+    assert model.read_text() == "{}"
+
+
+def test_what_was_altered_in_place_is_mended_by_the_same_ingest(store):
+    ingest(store, "coast", 1)
+    for name in ("same.bin", "raw.yaml"):
+        (store.root / "raw/coast" / name).chmod(0o644)
+        (store.root / "raw/coast" / name).write_bytes(b"altered")  # in the cache as well
+    assert not ingest(store, "coast", 1).changed
+    assert raw(store) == content("raw", 1)
     ingest(store, "coast", 2)
     store.checkout("coast", "coast-v1")
     assert raw(store) == content("raw", 1)

@@ -30,6 +30,7 @@ from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.products import exchange, fresh_directory, locked, placed
 from satseg_ray.tracking.journal import Journal, Move, Record, Scope, sides_of, tags_of
+from satseg_ray.tracking.listing import Listing, linked, made_by, pointed
 from satseg_ray.tracking.pipeline import folder_of, locked_stages, write_pipeline
 from satseg_ray.tracking.repository import Repository
 from satseg_ray.tracking.transactions import Transactions
@@ -52,8 +53,7 @@ class Committed:
 class Draft:
     """A folder to write into. ``version`` names its content, ``figures`` say how much it is.
 
-    The same ``version`` as that of the newest version makes no new one. ``committed`` is there
-    once the block has ended.
+    ``committed`` is there once the block has ended. Bytes alone decide whether it is a new version.
     """
 
     folder: Path
@@ -139,12 +139,31 @@ class _Side:
                 raise
             self.dvc(("pull", "--force", *targets))
 
-    def summarize(self, **parts: Mapping[str, Any]) -> None:
+    def text(self, path: str) -> str:
+        """Return a tracked file of this side."""
+        return (self.root / path).read_text(encoding="utf-8", errors="surrogateescape")
+
+    def add(self, folder: Path, *commands: tuple[str, ...]) -> None:
+        """Let DVC put a folder of files just made into its cache, and mend altered ones there."""
+        kept = self.root / "kept"
+        shutil.copytree(folder, kept, copy_function=linked)
+        self.dvc(*commands)
+        if folder == self.raw:
+            checksum = pointed(self.text(self.pointer))
+        else:
+            checksum = made_by(self.text(f"{folder_of(self.dataset)}/dvc.lock"), "tile")
+        listing = Listing.read(self.repository.cache, checksum)
+        if listing:
+            listing.mend(folder, kept)
+        shutil.rmtree(kept)
+
+    def summarize(self, **parts: Mapping[str, Any] | None) -> None:
         """Write what this version holds: the newest one's summary with ``parts`` in it."""
         body = summary_at(self.repository, "HEAD", self.dataset) | {"dataset": self.dataset}
         path = self.root / self.summary
         path.parent.mkdir(exist_ok=True)
-        text = json.dumps(body | parts, indent=2, sort_keys=True)
+        body = {name: part for name, part in (body | parts).items() if part is not None}
+        text = json.dumps(body, indent=2, sort_keys=True)
         path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -399,63 +418,47 @@ class DataStore:
                 )
 
     def _commit_raw(self, side: _Side, draft: Draft) -> Committed:
-        known = summary_at(side.repository, "HEAD", side.dataset)
-        if known and draft.version and known.get("raw", {}).get("version") == draft.version:
-            aside = draft.folder.rename(side.root / "draft")
+        side.add(side.raw, ("add", f"raw/{side.dataset}"))
+        made = Listing.read(self.repository.cache, pointed(side.text(side.pointer)))
+        if self._is_kept(made, pointed(self.repository.file_at("HEAD", side.pointer))):
+            shutil.rmtree(side.raw)
             side.take("HEAD", side.pointer)
-            try:
-                side.restore()
-            except UnwritableProduct:  # lost from the cache: the draft has the same content
-                shutil.rmtree(side.raw, ignore_errors=True)
-                aside.rename(side.raw)
-                side.dvc(("add", side.pointer.removesuffix(".dvc")))
+            side.dvc(_checkout(side.pointer))
             return self._decide(side, [f"raw/{side.dataset}", side.pointer], None)
-        side.dvc(("add", side.pointer.removesuffix(".dvc")))
         side.summarize(raw=draft.part())
         return self._decide(
             side, [f"raw/{side.dataset}", side.pointer, side.summary], draft.version or "new data"
         )
+
+    def _is_kept(self, made: Listing | None, committed: str | None) -> bool:
+        """Tell whether what was made is committed already, and all of that can be restored."""
+        known = Listing.read(self.repository.cache, committed)
+        return bool(made and known and made.has_content_of(known) and known.whole)
 
     def _commit_patches(self, side: _Side, draft: Draft, params: Mapping[str, Any]) -> Committed:
         live = self.root / folder_of(side.dataset)
         if live.is_dir():
             shutil.copytree(live, side.pipeline)
         write_pipeline(side.pipeline, side.dataset, params)
-        paths = [f"patches/{side.dataset}", folder_of(side.dataset)]
-        if self._are_known(side, draft) and self._restored_patches(side):
-            return self._decide(side, paths, None)
-        parts = {"patches": draft.part()}
-        if self._record_stage(side):
+        patches = f"patches/{side.dataset}"
+        others = self._record_stage(side)
+        written = [f"{folder_of(side.dataset)}/{name}" for name in ("dvc.yaml", "params.yaml")]
+        lock = f"{folder_of(side.dataset)}/dvc.lock"
+        known = self.repository.file_at("HEAD", lock)
+        made = Listing.read(self.repository.cache, made_by(side.text(lock), "tile"))
+        same = all(side.text(path) == self.repository.file_at("HEAD", path) for path in written)
+        if same and not others and self._is_kept(made, made_by(known, "tile")):
+            shutil.rmtree(side.patches)
+            side.take("HEAD", lock)
+            side.dvc(_checkout(side.stage))
+            return self._decide(side, [patches, *written, lock], None)
+        parts: dict[str, Any] = {"patches": draft.part(), "model": None}
+        paths = [patches, folder_of(side.dataset), side.summary]
+        if others:
             paths += [f"raw/{side.dataset}", side.pointer]
             parts["raw"] = _described(side.raw)
         side.summarize(**parts)
-        return self._decide(side, [*paths, side.summary], draft.version or "new patches")
-
-    def _are_known(self, side: _Side, draft: Draft) -> bool:
-        """Tell whether the newest version has the same patches, made with the same settings."""
-        known = summary_at(side.repository, "HEAD", side.dataset).get("patches", {})
-        params = (side.pipeline / "params.yaml").read_text("utf-8")
-        at = f"{folder_of(side.dataset)}/params.yaml"
-        return bool(draft.version) and (
-            known.get("version") == draft.version and params == side.repository.file_at("HEAD", at)
-        )
-
-    def _restored_patches(self, side: _Side) -> bool:
-        """Take the committed patches in place of the draft's, if the raw data is as committed."""
-        aside = side.patches.rename(side.root / "draft")
-        kept = side.pipeline.rename(side.root / "draft-pipeline")
-        side.take("HEAD", side.pointer, folder_of(side.dataset))
-        try:
-            side.dvc(_checkout(side.pointer), _checkout(side.stage))
-            if same_files(self.root / "raw" / side.dataset, side.raw):
-                return True
-        except UnwritableProduct:  # lost from the cache: the draft takes their place
-            pass
-        for folder in (side.raw, side.patches, side.pipeline):
-            shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(side.patches)
-        kept.rename(side.pipeline)
-        return False
+        return self._decide(side, paths, draft.version or "new patches")
 
     def _record_stage(self, side: _Side) -> bool:
         """Let DVC record the stage tile; tell whether raw data that nobody committed went in.
@@ -472,12 +475,13 @@ class DataStore:
         side.take("HEAD", side.pointer)
         if (side.root / side.pointer).is_file():
             with suppress(UnwritableProduct):  # lost from the cache
-                side.dvc(_checkout(side.pointer), commit)
+                side.dvc(_checkout(side.pointer))
                 if same_files(live, side.raw):
+                    side.add(side.patches, commit)
                     return False
             shutil.rmtree(side.raw, ignore_errors=True)
-        shutil.copytree(live, side.raw, copy_function=_linked)
-        side.dvc(("add", f"raw/{side.dataset}"), commit)
+        shutil.copytree(live, side.raw, copy_function=linked)
+        side.add(side.patches, ("add", f"raw/{side.dataset}"), commit)
         return True
 
     def _decide(self, side: _Side, paths: list[str], message: str | None) -> Committed:
@@ -536,13 +540,6 @@ class DataStore:
 
 def _checkout(*targets: str) -> tuple[str, ...]:
     return ("checkout", "--force", *targets)
-
-
-def _linked(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def same_files(one: Path, other: Path) -> bool:

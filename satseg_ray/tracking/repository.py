@@ -271,7 +271,7 @@ class Repository:
         config.remove_option("core", "autostage")
         for name, value in (("no_scm", "true"), ("analytics", "false"), ("check_update", "false")):
             config.set("core", name, value)
-        cache = self.root / ".dvc" / config.get("cache", "dir", fallback="cache")
+        cache = self.cache
         config.set("cache", "dir", str(cache))
         links = config.get("cache", "type", fallback="").strip("\"'").split(",")
         if links[0].strip() == "hardlink" and _can_link(folder / ".dvc", cache):
@@ -283,6 +283,11 @@ class Repository:
                 config.set(section, "url", os.path.join(self.root, ".dvc", url))
         with (folder / ".dvc" / "config").open("w", encoding="utf-8") as file:
             config.write(file)
+
+    @property
+    def cache(self) -> Path:
+        """Where DVC keeps the files of all versions."""
+        return self.root / ".dvc" / self._config().get("cache", "dir", fallback="cache")
 
     @property
     def has_remotes(self) -> bool:
