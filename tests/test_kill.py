@@ -264,6 +264,22 @@ def test_a_transaction_that_another_process_ends_meanwhile_is_no_concern(world, 
     check_tidy(world)
 
 
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_copy_of_a_workspace_finishes_what_was_decided_in_the_first_one(world, number):
+    """Inodes differ there."""
+    work = step(world, "checkout")
+    store = open_store(world.workspace)
+    assert killed(
+        lambda: work.act(store), in_rename(number, after=True), world.workspace.parent / "k"
+    )
+    assert Journal.read(store.repository)
+    copy = World(world.workspace.with_name("copy"))
+    subprocess.run(["cp", "-a", str(world.workspace), str(copy.workspace)], check=True)
+    open_store(copy.workspace)
+    assert copy.trees() == work.after
+    check_tidy(copy)
+
+
 @pytest.mark.usefixtures("soon")
 def test_what_an_orphan_still_holds_keeps_its_own_data_set_waiting_alone(world, monkeypatch):
     monkeypatch.setattr(transactions, "_PATIENCE", 0.3)

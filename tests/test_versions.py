@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -25,6 +28,7 @@ from satseg_ray.errors import (
 from satseg_ray.tracking import Tracking, repository
 from satseg_ray.tracking.datastore import Committed, DataStore, same_files
 from satseg_ray.tracking.history import dataset_use, difference, versions
+from satseg_ray.tracking.journal import Journal
 from satseg_ray.workspace import Workspace
 from tests.factories import names
 from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
@@ -675,3 +679,114 @@ def test_what_a_training_leaves_behind_names_no_run_and_no_folder(tmp_path):
     body = _left_behind("train", result | {"registered": {"name": "coast", "version": "3"}})
     assert sorted(body) == ["content", "dataset_version", "name", "version"]
     assert str(tmp_path) not in json.dumps(body)
+
+
+def test_a_tag_that_cannot_be_set_is_refused_before_anything_is_decided(store):
+    ingest(store, "coast", 1)
+    git(store, "tag", "coast-v2/mine")
+    with pytest.raises(UnwritableProduct, match="coast-v2: cannot be a tag beside coast-v2/mine"):
+        ingest(store, "coast", 2)
+    assert ingest(store, "fields", 1).tag == "fields-v1"
+    git(store, "tag", "-d", "coast-v2/mine")
+    assert Journal.read(store.repository) is None
+    assert raw(store) == content("raw", 1)
+    assert ingest(store, "coast", 2).tag == "coast-v2"
+
+
+SHARED = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not os.access(SHARED, os.W_OK), reason="there is no second disk")
+def test_a_folder_on_another_disk_is_refused_before_anything_is_written(store, tmp_path):
+    if SHARED.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk")
+    with tempfile.TemporaryDirectory(dir=SHARED) as folder:
+        (store.root / "patches").symlink_to(folder)
+        ingested = pytest.raises(UnwritableProduct, match="is on another disk")
+        with ingested, store.replacing_raw("coast"):
+            raise AssertionError
+    assert Journal.read(store.repository) is None
+
+
+def test_signing_is_not_asked_for(store):
+    git(store, "config", "tag.gpgSign", "true")
+    git(store, "config", "commit.gpgSign", "true")
+    git(store, "config", "gpg.program", "/bin/false")
+    assert ingest(store, "coast", 1).tag == "coast-v1"
+
+
+def test_the_end_of_long_work_waits_for_a_lock_and_says_for_whom(store, capfd):
+    ingest(store, "coast", 1)
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)\n"
+    code += "print('held', flush=True); time.sleep(7)"
+    command = [sys.executable, "-c", code, str(store.root / ".dvc/tmp/lock")]
+    with store.replacing_raw("coast") as draft:
+        (draft.folder / "a").write_text("hours of work")
+        other = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert other.stdout is not None
+        other.stdout.readline()
+    assert other.poll() is not None or other.wait(1) == 0
+    other.stdout.close()
+    assert draft.committed
+    assert draft.committed.tag == "coast-v2"
+    assert capfd.readouterr().err.count("is held by a DVC command") == 1
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.workspace import Workspace
+root = Path.cwd().parent
+store = DataStore.of(Workspace(root))
+with store.replacing_patches("coast", {}) as draft:
+    (draft.folder / "late").write_text("late")
+    (root / "pid").write_text(str(os.getpid()))
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def reproducing(store: DataStore, seconds: float) -> tuple[subprocess.Popen[bytes], int]:
+    """Start ``data.py reproduce`` with a stage that takes a while; return it and the stage."""
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    script, pid = store.workspace.root / "slow.py", store.workspace.root / "pid"
+    script.write_text(SLOW)
+    path = store.root / "pipelines/coast/dvc.yaml"
+    body = yaml.safe_load(path.read_text())
+    command = f"PYTHONPATH={ROOT} python {script} {seconds}"
+    body["stages"] = {"tile": body["stages"]["tile"] | {"cmd": command}}
+    path.write_text(yaml.safe_dump(body))
+    job = subprocess.Popen(
+        [sys.executable, str(JOB), "reproduce", "--dataset", "coast"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    end = time.monotonic() + 60
+    while not (pid.is_file() and pid.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return job, int(pid.read_text())
+
+
+def test_who_stops_a_reproduction_stops_its_stages_as_well(store):
+    job, stage = reproducing(store, 60)
+    job.terminate()
+    said, _ = job.communicate(timeout=60)
+    assert json.loads(said.splitlines()[-1])["error"] == "Interrupted"
+    assert not psutil.pid_exists(stage) or psutil.Process(stage).status() == "zombie"
+    assert patches(store) == content("patches", 1)
+
+
+def test_a_stage_whose_parents_are_dead_replaces_nothing(store):
+    job, stage = reproducing(store, 6)
+    started = psutil.Process(stage)
+    dvc = [p for p in psutil.Process(job.pid).children(True) if "dvc" in " ".join(p.cmdline())]
+    job.kill()
+    for process in dvc:
+        process.kill()
+    job.communicate()
+    time.sleep(0.2)
+    with store.reading_patches("coast"):
+        assert patches(store) == content("patches", 1)
+        psutil.wait_procs([started], timeout=30)
+        assert patches(store) == content("patches", 1)

@@ -23,6 +23,7 @@ from satseg_ray.errors import (
     ConfigError,
     DatasetNotFound,
     DatasetVersionNotFound,
+    InUse,
     UnwritableProduct,
 )
 from satseg_ray.lineage import file_digest
@@ -37,7 +38,7 @@ from satseg_ray.tracking.transactions import Transactions
 from satseg_ray.workspace import Workspace
 
 _HELD = "SATSEG_REPRODUCING"
-"""The data set whose locks a parent process holds for the stages that it runs."""
+"""The data set whose locks a parent process holds for its stages, and what its marker says."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ class DataStore:
         return self.repository.scratch / f"{dataset}.reproducing"
 
     def _held_by_parent(self, dataset: str) -> bool:
-        return self._in_stage() and os.environ.get(_HELD) == dataset
+        return self._in_stage() and os.environ.get(_HELD, "").partition(":")[0] == dataset
 
     def _in_stage(self) -> bool:
         """Tell whether this process is the command of a stage that ``dvc repro`` runs here."""
@@ -323,11 +324,27 @@ class DataStore:
             draft = Draft(partial)
             yield draft
             if self._held_by_parent(dataset):
-                if not (target.is_dir() and exchange(partial, target)):
-                    shutil.rmtree(target, ignore_errors=True)
-                    partial.rename(target)
+                with self.transactions.deciding():
+                    self._check_marker(dataset, target)
+                    if not (target.is_dir() and exchange(partial, target)):
+                        shutil.rmtree(target, ignore_errors=True)
+                        partial.rename(target)
                 shutil.rmtree(partial, ignore_errors=True)
             draft.committed = Committed("", self.repository.git("rev-parse", "HEAD"), True)
+
+    def _check_marker(self, dataset: str, target: Path) -> None:
+        """Refuse what a stage made whose parent is dead, and undone by another job.
+
+        Raises:
+            InUse: it is.
+        """
+        said = os.environ[_HELD].partition(":")[2]
+        try:
+            alive = self._marker(dataset).read_text("utf-8") == said
+        except FileNotFoundError:
+            alive = False
+        if not alive:
+            raise InUse(target, "is another job's by now", "Reproduce it again.")
 
     @contextmanager
     def _changing(self, dataset: str, scope: Scope) -> Iterator[_Side]:
@@ -337,6 +354,8 @@ class DataStore:
         target = self.root / ("patches" if scope is Scope.PATCHES else "raw") / dataset
         with placed(target), self.transactions.changing(dataset, scope) as held:
             repository.refuse_others(target)
+            for kind in ("raw", "patches"):
+                Move(f"{kind}/{dataset}", None).check(self.root)
             for left in sides_of(repository, dataset):
                 shutil.rmtree(left, ignore_errors=True)
             side = _Side(repository, dataset, scope, _new_side(repository, dataset), held)
@@ -364,9 +383,10 @@ class DataStore:
             raise ConfigError("dataset", f"{dataset!r} has no pipeline", "Tile it first.")
         with self._changing(dataset, Scope.PATCHES) as side:
             marker = self._marker(dataset)
-            marker.touch()
+            token = secrets.token_hex(8)
+            marker.write_text(token, "utf-8")
             try:
-                more = {_HELD: dataset, "SATSEG_WORKSPACE": str(self.workspace.root)}
+                more = {_HELD: f"{dataset}:{token}", "SATSEG_WORKSPACE": str(self.workspace.root)}
                 Repository(self.root, side.held).reproduce(f"{folder_of(dataset)}/dvc.yaml", more)
                 done = self._commit_reproduced(side, live)
             except BaseException:
@@ -393,6 +413,8 @@ class DataStore:
 
     def _undo_reproduction(self, dataset: str, held: tuple[int, ...]) -> None:
         """Bring back the committed patches and pipeline, which DVC may have been changing."""
+        with self.transactions.deciding():  # from here on no stage puts its patches in place
+            self._marker(dataset).write_text("", "utf-8")
         root = _new_side(self.repository, dataset)
         side = _Side(self.repository, dataset, Scope.PATCHES, root, held)
         side.repository.side_tree(side.root)

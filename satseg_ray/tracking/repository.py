@@ -9,11 +9,12 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _PLAIN = (
     "-c", "user.name=satseg_ray", "-c", "user.email=satseg_ray@localhost",
     "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.hooksPath=/dev/null",
-    "-c", "core.autocrlf=false",
+    "-c", "core.autocrlf=false", "-c", "tag.gpgSign=false", "-c", "commit.gpgSign=false",
 )  # fmt: skip
 # One start of DVC, half a second, for several commands
 _DVC = (
@@ -48,6 +49,8 @@ _CONFIG = """[core]
 """
 _PATIENCE = 5.0
 """Seconds that somebody else's git or DVC gets to end by itself."""
+_GRACE = 20.0
+"""Seconds that stages get to end when they are told to."""
 
 
 @dataclass(frozen=True)
@@ -181,15 +184,20 @@ class Repository:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         site = str(self.root / ".dvc" / "tmp" / "site")
         more = {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": site, "PATH": path}
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro", pipeline],
             cwd=self.root,
             env=clean_environment() | more | dict(environment),
             stdout=sys.stderr.fileno(),
             pass_fds=self.held,
-            check=False,
+            start_new_session=True,
         )
-        if done.returncode:
+        try:
+            code = process.wait()
+        except BaseException:
+            _end_group(process)
+            raise
+        if code:
             raise UnwritableProduct(
                 pipeline, "could not be reproduced", "Its stages say why, above."
             )
@@ -394,6 +402,28 @@ def _flocked(descriptor: int) -> bool:
         return True
     except BlockingIOError:
         return False
+
+
+def _end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and all its group; those that do not listen are killed."""
+    for number, seconds in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            leader.poll()
+            if not _lives(leader.pid):
+                return
+            time.sleep(0.05)
+
+
+def _lives(group: int) -> bool:
+    """Tell whether a process of a group is alive."""
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _lived_at(pid: int, moment: float) -> bool:

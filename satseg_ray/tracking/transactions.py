@@ -59,7 +59,7 @@ class Transactions:
         while journal := Journal.read(self.repository):
             own = journal.dataset == dataset
             try:
-                with self._deciding() as deciding:
+                with self.deciding() as deciding:
                     self._finish_left(deciding)
             except SatsegError as error:
                 if not own and (dataset or not isinstance(error, InUse)):
@@ -83,7 +83,7 @@ class Transactions:
                 journal.finish(repository, again=True)
 
     @contextmanager
-    def _deciding(self) -> Iterator[tuple[int, ...]]:
+    def deciding(self) -> Iterator[tuple[int, ...]]:
         """Give the lock under which git's branch and the journal change."""
         with locked(self.repository.scratch / "decide", exclusive=True, wait=True) as held:
             yield held
@@ -123,11 +123,14 @@ class Transactions:
 
         Waits, without limit and saying so, for whoever holds git's or DVC's lock, or writes one
         of ``targets``: the work that is to be decided may have taken hours.
+
+        Raises:
+            UnwritableProduct: it could not be finished; nothing is decided.
         """
         told = ""
         while True:
             with ExitStack() as stack:
-                deciding = stack.enter_context(self._deciding())
+                deciding = stack.enter_context(self.deciding())
                 repository = Repository(self.root, (*held, *deciding))
                 try:
                     self._finish_left(deciding)
@@ -137,6 +140,7 @@ class Transactions:
                         told = str(error)
                         say(f"{told} This job waits for it.")
                 else:
+                    journal.check(repository)
                     journal.write(repository)
                     journal.finish(repository)
                     return
