@@ -251,7 +251,7 @@ def test_what_names_no_version_is_refused(store, version):
 def test_a_version_of_another_data_set_is_refused_before_anything_changes(store):
     ingest(store, "coast", 1)
     ingest(store, "fields", 1)
-    with pytest.raises(DatasetVersionNotFound, match="has no data set 'fields'"):
+    with pytest.raises(DatasetVersionNotFound, match="is no version of 'fields'"):
         store.checkout("fields", "coast-v1")
     assert raw(store, "fields") == content("raw", 1)
 
@@ -626,7 +626,11 @@ def test_plain_dvc_repro_with_stand_ins_runs_the_stages(store):
 def test_a_run_names_the_version_of_its_data_set(store):
     ingest(store, "coast", 1)
     tiled = tile(store, "coast", 1)
-    lineage = {"dataset_version": "coast@1", "patches_version": "coast@0000000000000001/64"}
+    ingest(store, "coast", 2)  # the patches stay, and are not of this
+    lineage = {
+        "dataset_version": "coast@0000000000000001",
+        "patches_version": "coast@0000000000000001/64",
+    }
     use = dataset_use(store.workspace, "coast", lineage)
     run = Tracking.open(store.workspace.root).create_run("test", "a run")
     run.log_dataset(use, "training")
@@ -691,6 +695,44 @@ def test_a_tag_that_cannot_be_set_is_refused_before_anything_is_decided(store):
     assert Journal.read(store.repository) is None
     assert raw(store) == content("raw", 1)
     assert ingest(store, "coast", 2).tag == "coast-v2"
+
+
+def test_another_data_sets_version_is_refused_though_its_commit_has_both(store):
+    ingest(store, "coast", 1)
+    ingest(store, "fields", 1)
+    with pytest.raises(DatasetVersionNotFound, match="is no version of 'coast'"):
+        store.checkout("coast", "fields-v1")
+    revision = git(store, "rev-parse", "fields-v1^{commit}")
+    assert not store.checkout("coast", revision).changed
+
+
+def test_a_version_that_was_altered_in_the_cache_is_not_given_out(store):
+    ingest(store, "coast", 1)
+    altered = store.root / "raw/coast/raw.yaml"
+    altered.chmod(0o644)
+    altered.write_bytes(b"altered")
+    ingest(store, "coast", 2)
+    with pytest.raises(UnwritableProduct, match=r"raw\.yaml: was altered in the cache"):
+        store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 2)
+    ingest(store, "coast", 1)
+    assert raw(store) == content("raw", 1)
+    assert store.checkout("coast", "coast-v2").changed
+    store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 1)
+
+
+def test_a_binary_in_the_pipeline_is_carried_as_it_is(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    binary = store.root / "pipelines/coast/note.bin"
+    binary.write_bytes(b"\xff\xfe\r\n\x00")
+    ingest(store, "coast", 2)
+    with_binary = tile(store, "coast", 2)
+    store.checkout("coast", "coast-v2")
+    assert not binary.exists()
+    store.checkout("coast", with_binary.tag)
+    assert binary.read_bytes() == b"\xff\xfe\r\n\x00"
 
 
 SHARED = Path("/dev/shm")

@@ -30,7 +30,7 @@ from satseg_ray.lineage import file_digest
 from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.products import exchange, fresh_directory, locked, placed
-from satseg_ray.tracking.journal import Journal, Move, Record, Scope, sides_of, tags_of
+from satseg_ray.tracking.journal import Journal, Move, Record, Scope, own_of, sides_of, tags_of
 from satseg_ray.tracking.listing import Listing, linked, made_by, pointed
 from satseg_ray.tracking.pipeline import folder_of, locked_stages, write_pipeline
 from satseg_ray.tracking.repository import Repository
@@ -120,7 +120,7 @@ class _Side:
             target = self.root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             text = self.repository.file_at(revision, name)
-            target.write_text(str(text), encoding="utf-8")
+            target.write_bytes(str(text).encode("utf-8", "surrogateescape"))
 
     def restore(self) -> None:
         """Bring what the tracked files here name out of the cache, or of a remote.
@@ -135,24 +135,47 @@ class _Side:
             return
         try:
             self.dvc(_checkout(*targets))
+            self._verify()
         except UnwritableProduct:
             if not self.repository.has_remotes:
                 raise
             self.dvc(("pull", "--force", *targets))
+            self._verify()
+
+    def _verify(self) -> None:
+        """Read what came back, for files are links into the cache, which root can alter.
+
+        Raises:
+            UnwritableProduct: its bytes are not those of the version. The cache forgets them.
+        """
+        for folder, checksum in ((self.raw, self._raw_sum()), (self.patches, self._patches_sum())):
+            listing = Listing.read(self.repository.cache, checksum)
+            if listing and (bad := listing.altered(folder)):
+                listing.forget(bad)
+                shutil.rmtree(folder)
+                raise UnwritableProduct(
+                    f"{folder.name}/{bad[0]}",
+                    f"was altered in the cache, as were {len(bad) - 1} other files",
+                    "Ingest or tile the same inputs again, or get the files from a remote.",
+                )
+
+    def _raw_sum(self) -> str | None:
+        return pointed(self.text(self.pointer))
+
+    def _patches_sum(self) -> str | None:
+        return made_by(self.text(f"{folder_of(self.dataset)}/dvc.lock"), "tile")
 
     def text(self, path: str) -> str:
-        """Return a tracked file of this side."""
-        return (self.root / path).read_text(encoding="utf-8", errors="surrogateescape")
+        """Return a tracked file of this side, nothing where it is not there."""
+        file = self.root / path
+        return file.read_text("utf-8", errors="surrogateescape") if file.is_file() else ""
 
     def add(self, folder: Path, *commands: tuple[str, ...]) -> None:
         """Let DVC put a folder of files just made into its cache, and mend altered ones there."""
         kept = self.root / "kept"
         shutil.copytree(folder, kept, copy_function=linked)
         self.dvc(*commands)
-        if folder == self.raw:
-            checksum = pointed(self.text(self.pointer))
-        else:
-            checksum = made_by(self.text(f"{folder_of(self.dataset)}/dvc.lock"), "tile")
+        checksum = self._raw_sum() if folder == self.raw else self._patches_sum()
         listing = Listing.read(self.repository.cache, checksum)
         if listing:
             listing.mend(folder, kept)
@@ -400,7 +423,7 @@ class DataStore:
         tracked = [path for path in side.pipeline.iterdir() if path.name != "model.json"]
         same = all(
             self.repository.file_at("HEAD", f"{folder_of(side.dataset)}/{path.name}")
-            == path.read_text("utf-8")
+            == side.text(f"{folder_of(side.dataset)}/{path.name}")
             for path in tracked
         )
         if same:
@@ -549,9 +572,10 @@ class DataStore:
             return self._decide(side, paths, None if same else f"{version} again")
 
     def _take_version(self, side: _Side, revision: str, version: str) -> None:
-        if not summary_at(side.repository, revision, side.dataset):
+        foreign = own_of(version) not in ("", side.dataset)
+        if foreign or not summary_at(side.repository, revision, side.dataset):
             raise DatasetVersionNotFound(
-                version, f"has no data set {side.dataset!r}", "List them by jobs/data.py versions."
+                version, f"is no version of {side.dataset!r}", "List them by jobs/data.py versions."
             )
         side.take(revision, side.pointer, folder_of(side.dataset), side.summary)
         side.restore()

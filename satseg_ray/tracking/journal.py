@@ -58,8 +58,8 @@ class Move:
             UnwritableProduct: the target is on another disk.
         """
         target = root / self.path
-        place = next(p for p in (target, *target.parents) if os.path.lexists(p))
-        if place.lstat().st_dev != (root / ".dvc").stat().st_dev:
+        place = next(p for p in (target, *target.parents) if p.exists())
+        if place.stat().st_dev != (root / ".dvc").stat().st_dev:
             raise UnwritableProduct(
                 place,
                 "is on another disk than the rest of data/",
@@ -227,6 +227,16 @@ def number_of(tag: str, dataset: str) -> int:
     """
     found = re.fullmatch(re.escape(dataset) + r"-v([1-9][0-9]*)", tag)
     return int(found[1]) if found else 0
+
+
+def own_of(version: str) -> str:
+    """Return the data set of a tag, empty for any other word.
+
+    >>> own_of("coast-v1-v2"), own_of("0a1b2c")
+    ('coast-v1', '')
+    """
+    found = re.fullmatch(r"(.+)-v[1-9][0-9]*", version)
+    return found[1] if found else ""
 
 
 def tags_of(repository: Repository, dataset: str) -> list[str]:

@@ -211,14 +211,12 @@ class Repository:
         held: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run(
+            done = subprocess.run(
                 command,
                 cwd=folder,
                 env=clean_environment() | dict(more),
-                input=text,
+                input=text.encode("utf-8", "surrogateescape"),
                 capture_output=True,
-                encoding="utf-8",
-                errors="surrogateescape",
                 pass_fds=held,
                 check=False,
             )
@@ -226,6 +224,9 @@ class Repository:
             if folder.is_dir():
                 raise MissingFile(command[0], "is not installed", "Install it.") from error
             raise
+        # As bytes: text would lose what ends a line
+        said = (t.decode("utf-8", "surrogateescape") for t in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(command, done.returncode, *said)
 
     def resolve(self, revision: str) -> str:
         """Return the hash of the commit that a user's word names.
