@@ -28,7 +28,7 @@ from satseg_ray.errors import (
 from satseg_ray.tracking import Tracking, repository
 from satseg_ray.tracking.datastore import Committed, DataStore, same_files
 from satseg_ray.tracking.history import dataset_use, difference, versions
-from satseg_ray.tracking.journal import Journal
+from satseg_ray.tracking.journal import Journal, Move
 from satseg_ray.workspace import Workspace
 from tests.factories import names
 from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
@@ -695,6 +695,18 @@ def test_a_tag_that_cannot_be_set_is_refused_before_anything_is_decided(store):
     assert Journal.read(store.repository) is None
     assert raw(store) == content("raw", 1)
     assert ingest(store, "coast", 2).tag == "coast-v2"
+
+
+def test_a_folder_comes_into_place_though_it_has_the_time_of_the_older_one(tmp_path):
+    root, side = tmp_path / "root", tmp_path / "side"
+    for place, text in ((root, "old"), (side, "new")):
+        (place / "set").mkdir(parents=True)
+        (place / "set" / "a").write_text(text)
+        os.utime(place / "set", ns=(10**18, 10**18))
+    move = Move.of(side, "set")
+    for _ in range(2):
+        move.make(root, side)
+        assert (root / "set" / "a").read_text() == "new"
 
 
 def test_another_data_sets_version_is_refused_though_its_commit_has_both(store):

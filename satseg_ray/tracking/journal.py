@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -48,6 +49,7 @@ class Move:
         staged = side / path
         if not os.path.lexists(staged):
             return cls(path, None)
+        os.utime(staged, ns=(time.time_ns(),) * 2)  # a copied folder has the time of the old one
         found = staged.lstat()
         return cls(path, found.st_ino, found.st_mtime_ns)
 
