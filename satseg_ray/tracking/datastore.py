@@ -379,8 +379,7 @@ class DataStore:
             repository.refuse_others(target)
             for kind in ("raw", "patches"):
                 Move(f"{kind}/{dataset}", None).check(self.root)
-            for left in sides_of(repository, dataset):
-                shutil.rmtree(left, ignore_errors=True)
+            self._sweep(dataset)
             side = _Side(repository, dataset, scope, _new_side(repository, dataset), held)
             try:
                 if scope is not Scope.RAW and self._marker(dataset).exists():
@@ -389,7 +388,11 @@ class DataStore:
                 yield side
             finally:
                 if not self.transactions.is_left(dataset):
-                    shutil.rmtree(side.root, ignore_errors=True)
+                    self._sweep(dataset)  # again: a DVC without its job may have worked on
+
+    def _sweep(self, dataset: str) -> None:
+        for left in sides_of(self.repository, dataset):
+            shutil.rmtree(left, ignore_errors=True)
 
     def reproduce(self, dataset: str) -> Committed:
         """Let DVC run those stages of the pipeline that are not up to date; commit the outcome.

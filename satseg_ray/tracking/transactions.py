@@ -140,7 +140,7 @@ class Transactions:
                         told = str(error)
                         say(f"{told} This job waits for it.")
                 else:
-                    journal.check(repository)
+                    journal.check(self.repository)  # its git, orphaned, holds no lock
                     journal.write(repository)
                     journal.finish(repository)
                     return
