@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from satseg_ray.errors import InUse
+from satseg_ray.products import locked
+from satseg_ray.tracking import transactions
 from satseg_ray.tracking.datastore import DataStore
-from satseg_ray.tracking.journal import tags_of
+from satseg_ray.tracking.journal import Journal, Scope, tags_of
 from satseg_ray.workspace import Workspace
 from tests.kills import (
     Kill,
@@ -203,6 +207,94 @@ def test_killed_inside_dvc(world, action, number, both):
 )
 def test_killed_inside_a_rename(world, action, number, after):
     assert check_killed(world, step(world, action), in_rename(number, after))
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """Let a test that hangs fail."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    old = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(40)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def decided(world: World, action: str, generation: int) -> None:
+    """Let a transaction die when it is decided, and nothing of it in place in git."""
+    act = step(world, action, generation).act
+    store = open_store(world.workspace)
+    assert killed(lambda: act(store), in_git("update-ref", "before"), world.workspace.parent / "k")
+    assert Journal.read(store.repository)
+
+
+@pytest.mark.usefixtures("soon")
+def test_who_reads_patches_is_in_nobodys_way_when_an_ingest_dies(world):
+    reader = DataStore.of(Workspace(world.workspace))
+    with reader.reading_patches(COAST):
+        decided(world, "ingest", 4)
+        store = open_store(world.workspace)
+        assert ingest(store, FIELDS, 8).tag == "fields-v2"
+        assert ingest(store, COAST, 5).tag == "coast-v5"
+    check_tidy(world)
+
+
+@pytest.mark.usefixtures("soon")
+def test_who_reads_raw_data_recovers_a_tile_by_itself(world):
+    reader = DataStore.of(Workspace(world.workspace))
+    with reader.reading_raw(COAST):
+        decided(world, "tile", 4)
+        store = open_store(world.workspace)
+        assert world.trees()[1] == content("patches", 4)
+        assert tile(store, COAST, 5).tag == "coast-v5"
+    check_tidy(world)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_transaction_that_another_process_ends_meanwhile_is_no_concern(world, monkeypatch):
+    store = open_store(world.workspace)
+    seen = iter([Journal("coast~0", COAST, Scope.BOTH, (), None)])
+    real = Journal.read
+    monkeypatch.setattr(Journal, "read", lambda at: next(seen, None) or real(at))
+    with store.reading_raw(COAST), store.reading_patches(COAST):
+        store.recover()
+    check_tidy(world)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_copy_of_a_workspace_finishes_what_was_decided_in_the_first_one(world, number):
+    """Inodes differ there."""
+    work = step(world, "checkout")
+    store = open_store(world.workspace)
+    assert killed(
+        lambda: work.act(store), in_rename(number, after=True), world.workspace.parent / "k"
+    )
+    assert Journal.read(store.repository)
+    copy = World(world.workspace.with_name("copy"))
+    subprocess.run(["cp", "-a", str(world.workspace), str(copy.workspace)], check=True)
+    open_store(copy.workspace)
+    assert copy.trees() == work.after
+    check_tidy(copy)
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_an_orphan_still_holds_keeps_its_own_data_set_waiting_alone(world, monkeypatch):
+    monkeypatch.setattr(transactions, "_PATIENCE", 0.3)
+    decided(world, "ingest", 4)
+    raw = world.data / "raw" / COAST
+    store = DataStore.of(Workspace(world.workspace))
+    with locked(raw, exclusive=True):  # as its orphan would
+        store.recover()
+        with store.reading_raw(FIELDS):
+            pass
+        with pytest.raises(InUse), store.reading_raw(COAST):
+            pass
+    with store.reading_raw(COAST):
+        assert world.trees()[0] == content("raw", 4)
+    check_tidy(world)
 
 
 def test_killed_at_any_moment(world):

@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -23,8 +26,9 @@ from satseg_ray.errors import (
     UnwritableProduct,
 )
 from satseg_ray.tracking import Tracking, repository
-from satseg_ray.tracking.datastore import DataStore, same_files
+from satseg_ray.tracking.datastore import Committed, DataStore, same_files
 from satseg_ray.tracking.history import dataset_use, difference, versions
+from satseg_ray.tracking.journal import Journal, Move
 from satseg_ray.workspace import Workspace
 from tests.factories import names
 from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
@@ -106,21 +110,90 @@ def test_the_same_content_is_no_new_version_and_mends_what_was_altered(store):
     assert first.revision != tiled.revision
 
 
-def test_the_first_bytes_of_a_content_version_stay(store):
-    """Profiles differ from run to run in bytes: that alone makes no version."""
-    ingest(store, "coast", 1)
+def with_profile(store: DataStore, path: str = "") -> Committed:
+    """Ingest files with a profile whose bytes are never the same."""
     with store.replacing_raw("coast") as draft:
         (draft.folder / "profile.bin").write_bytes(os.urandom(9))
-        draft.version = "coast@0000000000000001"
+        (draft.folder / "dataset.yaml").write_text(f"path: {path}")
+        draft.version = "coast@1"
     assert draft.committed
-    assert not draft.committed.changed
-    assert raw(store) == content("raw", 1)
+    return draft.committed
 
 
-def test_what_is_lost_from_the_cache_comes_back_with_the_same_content(store):
+def test_profiles_alone_make_no_version_and_the_first_ones_stay(store):
+    first = with_profile(store)
+    before = raw(store)
+    again = with_profile(store)
+    assert (again.tag, again.changed) == (first.tag, False)
+    assert raw(store) == before
+    assert git(store, "status", "--porcelain") == ""
+
+
+def test_other_bytes_are_a_version_whatever_the_content_is_called(store):
+    """Moved files that are kept by reference, or other code."""
+    with_profile(store, "/old")
+    moved = with_profile(store, "/new")
+    assert (moved.tag, moved.changed) == ("coast-v2", True)
+    assert raw(store)["dataset.yaml"] == b"path: /new"
+    tile(store, "coast", 1)
+    with store.replacing_patches("coast", PARAMS) as draft:
+        (draft.folder / "a.bin").write_bytes(b"other")
+        draft.version = "coast@0000000000000001/64"
+    assert draft.committed
+    assert draft.committed.changed
+    assert patches(store) == {"a.bin": b"other"}
+
+
+def test_what_is_lost_from_the_cache_comes_back_with_the_same_bytes(store):
     ingest(store, "coast", 1)
     subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
     assert not ingest(store, "coast", 1).changed
+    ingest(store, "coast", 2)
+    store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 1)
+
+
+def test_what_is_lost_and_comes_back_with_another_profile_is_a_version(store):
+    with_profile(store)
+    subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
+    assert with_profile(store).tag == "coast-v2"
+    made = raw(store)
+    assert git(store, "status", "--porcelain") == ""
+    ingest(store, "coast", 2)
+    store.checkout("coast", "coast-v2")
+    assert raw(store) == made
+
+
+def test_a_dvc_that_fails_is_no_lost_file(store, monkeypatch):
+    ingest(store, "coast", 1)
+    real = repository.Repository.dvc
+
+    def fail(self: Any, tree: Path, *commands: Any) -> None:
+        if commands[0][0] == "checkout":
+            raise UnwritableProduct("dvc", "failed", "Look.")
+        real(self, tree, *commands)
+
+    monkeypatch.setattr(repository.Repository, "dvc", fail)
+    with pytest.raises(UnwritableProduct, match="dvc: failed"):
+        ingest(store, "coast", 1)
+
+
+def test_tiling_again_without_changes_keeps_the_model(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    model = store.root / "pipelines/coast/model.json"
+    model.write_text("{}")
+    assert not tile(store, "coast", 1).changed
+    assert model.read_text() == "{}"
+
+
+def test_what_was_altered_in_place_is_mended_by_the_same_ingest(store):
+    ingest(store, "coast", 1)
+    for name in ("same.bin", "raw.yaml"):
+        (store.root / "raw/coast" / name).chmod(0o644)
+        (store.root / "raw/coast" / name).write_bytes(b"altered")  # in the cache as well
+    assert not ingest(store, "coast", 1).changed
+    assert raw(store) == content("raw", 1)
     ingest(store, "coast", 2)
     store.checkout("coast", "coast-v1")
     assert raw(store) == content("raw", 1)
@@ -178,7 +251,7 @@ def test_what_names_no_version_is_refused(store, version):
 def test_a_version_of_another_data_set_is_refused_before_anything_changes(store):
     ingest(store, "coast", 1)
     ingest(store, "fields", 1)
-    with pytest.raises(DatasetVersionNotFound, match="has no data set 'fields'"):
+    with pytest.raises(DatasetVersionNotFound, match="is no version of 'fields'"):
         store.checkout("fields", "coast-v1")
     assert raw(store, "fields") == content("raw", 1)
 
@@ -553,7 +626,11 @@ def test_plain_dvc_repro_with_stand_ins_runs_the_stages(store):
 def test_a_run_names_the_version_of_its_data_set(store):
     ingest(store, "coast", 1)
     tiled = tile(store, "coast", 1)
-    lineage = {"dataset_version": "coast@1", "patches_version": "coast@0000000000000001/64"}
+    ingest(store, "coast", 2)  # the patches stay, and are not of this
+    lineage = {
+        "dataset_version": "coast@0000000000000001",
+        "patches_version": "coast@0000000000000001/64",
+    }
     use = dataset_use(store.workspace, "coast", lineage)
     run = Tracking.open(store.workspace.root).create_run("test", "a run")
     run.log_dataset(use, "training")
@@ -606,3 +683,164 @@ def test_what_a_training_leaves_behind_names_no_run_and_no_folder(tmp_path):
     body = _left_behind("train", result | {"registered": {"name": "coast", "version": "3"}})
     assert sorted(body) == ["content", "dataset_version", "name", "version"]
     assert str(tmp_path) not in json.dumps(body)
+
+
+def test_a_tag_that_cannot_be_set_is_refused_before_anything_is_decided(store):
+    ingest(store, "coast", 1)
+    git(store, "tag", "coast-v2/mine")
+    with pytest.raises(UnwritableProduct, match="coast-v2: cannot be a tag beside coast-v2/mine"):
+        ingest(store, "coast", 2)
+    assert ingest(store, "fields", 1).tag == "fields-v1"
+    git(store, "tag", "-d", "coast-v2/mine")
+    assert Journal.read(store.repository) is None
+    assert raw(store) == content("raw", 1)
+    assert ingest(store, "coast", 2).tag == "coast-v2"
+
+
+def test_a_folder_comes_into_place_though_it_has_the_time_of_the_older_one(tmp_path):
+    root, side = tmp_path / "root", tmp_path / "side"
+    for place, text in ((root, "old"), (side, "new")):
+        (place / "set").mkdir(parents=True)
+        (place / "set" / "a").write_text(text)
+        os.utime(place / "set", ns=(10**18, 10**18))
+    move = Move.of(side, "set")
+    for _ in range(2):
+        move.make(root, side)
+        assert (root / "set" / "a").read_text() == "new"
+
+
+def test_another_data_sets_version_is_refused_though_its_commit_has_both(store):
+    ingest(store, "coast", 1)
+    ingest(store, "fields", 1)
+    with pytest.raises(DatasetVersionNotFound, match="is no version of 'coast'"):
+        store.checkout("coast", "fields-v1")
+    revision = git(store, "rev-parse", "fields-v1^{commit}")
+    assert not store.checkout("coast", revision).changed
+
+
+def test_a_version_that_was_altered_in_the_cache_is_not_given_out(store):
+    ingest(store, "coast", 1)
+    altered = store.root / "raw/coast/raw.yaml"
+    altered.chmod(0o644)
+    altered.write_bytes(b"altered")
+    ingest(store, "coast", 2)
+    with pytest.raises(UnwritableProduct, match=r"raw\.yaml: was altered in the cache"):
+        store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 2)
+    ingest(store, "coast", 1)
+    assert raw(store) == content("raw", 1)
+    assert store.checkout("coast", "coast-v2").changed
+    store.checkout("coast", "coast-v1")
+    assert raw(store) == content("raw", 1)
+
+
+def test_a_binary_in_the_pipeline_is_carried_as_it_is(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    binary = store.root / "pipelines/coast/note.bin"
+    binary.write_bytes(b"\xff\xfe\r\n\x00")
+    ingest(store, "coast", 2)
+    with_binary = tile(store, "coast", 2)
+    store.checkout("coast", "coast-v2")
+    assert not binary.exists()
+    store.checkout("coast", with_binary.tag)
+    assert binary.read_bytes() == b"\xff\xfe\r\n\x00"
+
+
+SHARED = Path("/dev/shm")
+
+
+@pytest.mark.skipif(not os.access(SHARED, os.W_OK), reason="there is no second disk")
+def test_a_folder_on_another_disk_is_refused_before_anything_is_written(store, tmp_path):
+    if SHARED.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk")
+    with tempfile.TemporaryDirectory(dir=SHARED) as folder:
+        (store.root / "patches").symlink_to(folder)
+        ingested = pytest.raises(UnwritableProduct, match="is on another disk")
+        with ingested, store.replacing_raw("coast"):
+            raise AssertionError
+    assert Journal.read(store.repository) is None
+
+
+def test_signing_is_not_asked_for(store):
+    git(store, "config", "tag.gpgSign", "true")
+    git(store, "config", "commit.gpgSign", "true")
+    git(store, "config", "gpg.program", "/bin/false")
+    assert ingest(store, "coast", 1).tag == "coast-v1"
+
+
+def test_the_end_of_long_work_waits_for_a_lock_and_says_for_whom(store, capfd):
+    ingest(store, "coast", 1)
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)\n"
+    code += "print('held', flush=True); time.sleep(7)"
+    command = [sys.executable, "-c", code, str(store.root / ".dvc/tmp/lock")]
+    with store.replacing_raw("coast") as draft:
+        (draft.folder / "a").write_text("hours of work")
+        other = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert other.stdout is not None
+        other.stdout.readline()
+    assert other.poll() is not None or other.wait(1) == 0
+    other.stdout.close()
+    assert draft.committed
+    assert draft.committed.tag == "coast-v2"
+    assert capfd.readouterr().err.count("is held by a DVC command") == 1
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.workspace import Workspace
+root = Path.cwd().parent
+store = DataStore.of(Workspace(root))
+with store.replacing_patches("coast", {}) as draft:
+    (draft.folder / "late").write_text("late")
+    (root / "pid").write_text(str(os.getpid()))
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def reproducing(store: DataStore, seconds: float) -> tuple[subprocess.Popen[bytes], int]:
+    """Start ``data.py reproduce`` with a stage that takes a while; return it and the stage."""
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    script, pid = store.workspace.root / "slow.py", store.workspace.root / "pid"
+    script.write_text(SLOW)
+    path = store.root / "pipelines/coast/dvc.yaml"
+    body = yaml.safe_load(path.read_text())
+    command = f"PYTHONPATH={ROOT} python {script} {seconds}"
+    body["stages"] = {"tile": body["stages"]["tile"] | {"cmd": command}}
+    path.write_text(yaml.safe_dump(body))
+    job = subprocess.Popen(
+        [sys.executable, str(JOB), "reproduce", "--dataset", "coast"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    end = time.monotonic() + 60
+    while not (pid.is_file() and pid.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return job, int(pid.read_text())
+
+
+def test_who_stops_a_reproduction_stops_its_stages_as_well(store):
+    job, stage = reproducing(store, 60)
+    job.terminate()
+    said, _ = job.communicate(timeout=60)
+    assert json.loads(said.splitlines()[-1])["error"] == "Interrupted"
+    assert not psutil.pid_exists(stage) or psutil.Process(stage).status() == "zombie"
+    assert patches(store) == content("patches", 1)
+
+
+def test_a_stage_whose_parents_are_dead_replaces_nothing(store):
+    job, stage = reproducing(store, 6)
+    started = psutil.Process(stage)
+    dvc = [p for p in psutil.Process(job.pid).children(True) if "dvc" in " ".join(p.cmdline())]
+    job.kill()
+    for process in dvc:
+        process.kill()
+    job.communicate()
+    time.sleep(0.2)
+    with store.reading_patches("coast"):
+        assert patches(store) == content("patches", 1)
+        psutil.wait_procs([started], timeout=30)
+        assert patches(store) == content("patches", 1)

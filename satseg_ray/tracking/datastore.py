@@ -23,19 +23,22 @@ from satseg_ray.errors import (
     ConfigError,
     DatasetNotFound,
     DatasetVersionNotFound,
+    InUse,
     UnwritableProduct,
 )
 from satseg_ray.lineage import file_digest
 from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.products import exchange, fresh_directory, locked, placed
-from satseg_ray.tracking.journal import Journal, Move, Record, sides_of, tags_of
+from satseg_ray.tracking.journal import Journal, Move, Record, Scope, own_of, sides_of, tags_of
+from satseg_ray.tracking.listing import Listing, linked, made_by, pointed
 from satseg_ray.tracking.pipeline import folder_of, locked_stages, write_pipeline
 from satseg_ray.tracking.repository import Repository
+from satseg_ray.tracking.transactions import Transactions
 from satseg_ray.workspace import Workspace
 
 _HELD = "SATSEG_REPRODUCING"
-"""The data set whose locks a parent process holds for the stages that it runs."""
+"""The data set whose locks a parent process holds for its stages, and what its marker says."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,7 @@ class Committed:
 class Draft:
     """A folder to write into. ``version`` names its content, ``figures`` say how much it is.
 
-    The same ``version`` as that of the newest version makes no new one. ``committed`` is there
-    once the block has ended.
+    ``committed`` is there once the block has ended. Bytes alone decide whether it is a new version.
     """
 
     folder: Path
@@ -79,6 +81,7 @@ class _Side:
 
     repository: Repository
     dataset: str
+    scope: Scope
     root: Path
     held: tuple[int, ...]
 
@@ -117,7 +120,7 @@ class _Side:
             target = self.root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             text = self.repository.file_at(revision, name)
-            target.write_text(str(text), encoding="utf-8")
+            target.write_bytes(str(text).encode("utf-8", "surrogateescape"))
 
     def restore(self) -> None:
         """Bring what the tracked files here name out of the cache, or of a remote.
@@ -132,17 +135,59 @@ class _Side:
             return
         try:
             self.dvc(_checkout(*targets))
+            self._verify()
         except UnwritableProduct:
             if not self.repository.has_remotes:
                 raise
             self.dvc(("pull", "--force", *targets))
+            self._verify()
 
-    def summarize(self, **parts: Mapping[str, Any]) -> None:
+    def _verify(self) -> None:
+        """Read what came back, for files are links into the cache, which root can alter.
+
+        Raises:
+            UnwritableProduct: its bytes are not those of the version. The cache forgets them.
+        """
+        for folder, checksum in ((self.raw, self._raw_sum()), (self.patches, self._patches_sum())):
+            listing = Listing.read(self.repository.cache, checksum)
+            if listing and (bad := listing.altered(folder)):
+                listing.forget(bad)
+                shutil.rmtree(folder)
+                raise UnwritableProduct(
+                    f"{folder.name}/{bad[0]}",
+                    f"was altered in the cache, as were {len(bad) - 1} other files",
+                    "Ingest or tile the same inputs again, or get the files from a remote.",
+                )
+
+    def _raw_sum(self) -> str | None:
+        return pointed(self.text(self.pointer))
+
+    def _patches_sum(self) -> str | None:
+        return made_by(self.text(f"{folder_of(self.dataset)}/dvc.lock"), "tile")
+
+    def text(self, path: str) -> str:
+        """Return a tracked file of this side, nothing where it is not there."""
+        file = self.root / path
+        return file.read_text("utf-8", errors="surrogateescape") if file.is_file() else ""
+
+    def add(self, folder: Path, *commands: tuple[str, ...]) -> None:
+        """Let DVC put a folder of files just made into its cache, and mend altered ones there."""
+        kept = self.root / "kept"
+        shutil.copytree(folder, kept, copy_function=linked)
+        self.dvc(*commands)
+        checksum = self._raw_sum() if folder == self.raw else self._patches_sum()
+        listing = Listing.read(self.repository.cache, checksum)
+        if listing:
+            listing.mend(folder, kept)
+        shutil.rmtree(kept)
+
+    def summarize(self, **parts: Mapping[str, Any] | None) -> None:
         """Write what this version holds: the newest one's summary with ``parts`` in it."""
         body = summary_at(self.repository, "HEAD", self.dataset) | {"dataset": self.dataset}
         path = self.root / self.summary
         path.parent.mkdir(exist_ok=True)
-        text = json.dumps(body | parts, indent=2, sort_keys=True)
+        body = {name: part for name, part in (body | parts).items() if part is not None}
+        text = json.dumps(body, indent=2, sort_keys=True)
         path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -175,7 +220,6 @@ class DataStore:
 
         Raises:
             UnwritableProduct: there is no space for it, or no right to write.
-            InUse: a job's children still work on what it left.
         """
         root = Path(os.path.realpath(workspace.root / "data"))
         with placed(root / "raw"):
@@ -193,34 +237,14 @@ class DataStore:
         """The work tree."""
         return self.repository.root
 
+    @property
+    def transactions(self) -> Transactions:
+        """The locks and decisions of the work tree."""
+        return Transactions(self.repository)
+
     def recover(self) -> None:
-        """Finish what a killed process had decided; what it had not decided never happened.
-
-        Raises:
-            InUse: a living process holds git's or DVC's lock.
-        """
-        if not (journal := Journal.read(self.repository)):
-            return
-        name = journal.dataset
-        with (
-            self._deciding() as held,
-            locked(self.root / "raw" / name, exclusive=True, wait=True) as raw,
-            locked(self.root / "patches" / name, exclusive=True, wait=True) as patches,
-        ):
-            repository = Repository(self.root, (*held, *raw, *patches))
-            self._finish_left(repository)
-
-    def _finish_left(self, repository: Repository) -> None:
-        journal = Journal.read(repository)
-        if journal:
-            with repository.alone():
-                journal.finish(repository, again=True)
-
-    @contextmanager
-    def _deciding(self) -> Iterator[tuple[int, ...]]:
-        """Give the lock under which git's branch and the journal change."""
-        with locked(self.repository.scratch / "decide", exclusive=True, wait=True) as held:
-            yield held
+        """Finish what a killed process had decided, where nobody stands in the way."""
+        self.transactions.recover()
 
     @contextmanager
     def reading_raw(self, dataset: str) -> Iterator[Path]:
@@ -248,27 +272,23 @@ class DataStore:
             yield folder
             return
         while True:
-            self.recover()
+            self.transactions.recover(dataset)
             with locked(folder):
-                left = self._is_left(dataset)
+                left = self.transactions.is_left(dataset)
                 half = folder.parent.name == "patches" and self._marker(dataset).exists()
                 if not left and not half:
                     yield folder
                     return
             if half:
-                with self._changing(dataset, raw=False):
+                with self._changing(dataset, Scope.PATCHES):
                     pass
-
-    def _is_left(self, dataset: str) -> bool:
-        journal = Journal.read(self.repository)
-        return journal is not None and journal.dataset == dataset
 
     def _marker(self, dataset: str) -> Path:
         """The file that is there while DVC works in the folders that readers see."""
         return self.repository.scratch / f"{dataset}.reproducing"
 
     def _held_by_parent(self, dataset: str) -> bool:
-        return self._in_stage() and os.environ.get(_HELD) == dataset
+        return self._in_stage() and os.environ.get(_HELD, "").partition(":")[0] == dataset
 
     def _in_stage(self) -> bool:
         """Tell whether this process is the command of a stage that ``dvc repro`` runs here."""
@@ -287,7 +307,7 @@ class DataStore:
             InUse: another job reads or writes it.
             UnwritableProduct: there is no space for it, or no right to write.
         """
-        with self._changing(dataset, patches=False) as side:
+        with self._changing(dataset, Scope.RAW) as side:
             draft = Draft(side.raw)
             draft.folder.mkdir(parents=True)
             yield draft
@@ -308,7 +328,7 @@ class DataStore:
             with self._stage_output(dataset) as draft:
                 yield draft
             return
-        with self._changing(dataset, raw=False) as side:
+        with self._changing(dataset, Scope.PATCHES) as side:
             draft = Draft(side.patches)
             draft.folder.mkdir(parents=True)
             yield draft
@@ -327,44 +347,52 @@ class DataStore:
             draft = Draft(partial)
             yield draft
             if self._held_by_parent(dataset):
-                if not (target.is_dir() and exchange(partial, target)):
-                    shutil.rmtree(target, ignore_errors=True)
-                    partial.rename(target)
+                with self.transactions.deciding():
+                    self._check_marker(dataset, target)
+                    if not (target.is_dir() and exchange(partial, target)):
+                        shutil.rmtree(target, ignore_errors=True)
+                        partial.rename(target)
                 shutil.rmtree(partial, ignore_errors=True)
             draft.committed = Committed("", self.repository.git("rev-parse", "HEAD"), True)
 
-    @contextmanager
-    def _changing(self, dataset: str, raw: bool = True, patches: bool = True) -> Iterator[_Side]:
-        """Give the side of a transaction under the locks of what it will change.
+    def _check_marker(self, dataset: str, target: Path) -> None:
+        """Refuse what a stage made whose parent is dead, and undone by another job.
 
-        What it does not change it may read: nobody else writes that meanwhile.
+        Raises:
+            InUse: it is.
         """
+        said = os.environ[_HELD].partition(":")[2]
+        try:
+            alive = self._marker(dataset).read_text("utf-8") == said
+        except FileNotFoundError:
+            alive = False
+        if not alive:
+            raise InUse(target, "is another job's by now", "Reproduce it again.")
+
+    @contextmanager
+    def _changing(self, dataset: str, scope: Scope) -> Iterator[_Side]:
+        """Give the side of a transaction under the locks of what it will change."""
         self._check_name(dataset)
-        folders = self.root / "raw" / dataset, self.root / "patches" / dataset
-        with placed(folders[0] if raw else folders[1]), ExitStack() as stack:
-            for folder in folders:
-                folder.parent.mkdir(exist_ok=True)
-            while True:
-                self.recover()
-                with ExitStack() as taken:
-                    held = taken.enter_context(locked(folders[0], exclusive=raw))
-                    if patches or not raw:
-                        held += taken.enter_context(locked(folders[1], exclusive=True))
-                    if not self._is_left(dataset):
-                        stack.enter_context(taken.pop_all())
-                        break
-            repository = self.repository
-            for left in sides_of(repository, dataset):
-                shutil.rmtree(left, ignore_errors=True)
-            side = _Side(repository, dataset, _new_side(repository, dataset), held)
+        repository = self.repository
+        target = self.root / ("patches" if scope is Scope.PATCHES else "raw") / dataset
+        with placed(target), self.transactions.changing(dataset, scope) as held:
+            repository.refuse_others(target)
+            for kind in ("raw", "patches"):
+                Move(f"{kind}/{dataset}", None).check(self.root)
+            self._sweep(dataset)
+            side = _Side(repository, dataset, scope, _new_side(repository, dataset), held)
             try:
-                if not raw and self._marker(dataset).exists():
+                if scope is not Scope.RAW and self._marker(dataset).exists():
                     self._undo_reproduction(dataset, held)
                 repository.side_tree(side.root)
                 yield side
             finally:
-                if not self._is_left(dataset):
-                    shutil.rmtree(side.root, ignore_errors=True)
+                if not self.transactions.is_left(dataset):
+                    self._sweep(dataset)  # again: a DVC without its job may have worked on
+
+    def _sweep(self, dataset: str) -> None:
+        for left in sides_of(self.repository, dataset):
+            shutil.rmtree(left, ignore_errors=True)
 
     def reproduce(self, dataset: str) -> Committed:
         """Let DVC run those stages of the pipeline that are not up to date; commit the outcome.
@@ -379,11 +407,12 @@ class DataStore:
         live = self.root / folder_of(dataset)
         if not (live / "dvc.yaml").is_file():
             raise ConfigError("dataset", f"{dataset!r} has no pipeline", "Tile it first.")
-        with self._changing(dataset, raw=False) as side:
+        with self._changing(dataset, Scope.PATCHES) as side:
             marker = self._marker(dataset)
-            marker.touch()
+            token = secrets.token_hex(8)
+            marker.write_text(token, "utf-8")
             try:
-                more = {_HELD: dataset, "SATSEG_WORKSPACE": str(self.workspace.root)}
+                more = {_HELD: f"{dataset}:{token}", "SATSEG_WORKSPACE": str(self.workspace.root)}
                 Repository(self.root, side.held).reproduce(f"{folder_of(dataset)}/dvc.yaml", more)
                 done = self._commit_reproduced(side, live)
             except BaseException:
@@ -397,7 +426,7 @@ class DataStore:
         tracked = [path for path in side.pipeline.iterdir() if path.name != "model.json"]
         same = all(
             self.repository.file_at("HEAD", f"{folder_of(side.dataset)}/{path.name}")
-            == path.read_text("utf-8")
+            == side.text(f"{folder_of(side.dataset)}/{path.name}")
             for path in tracked
         )
         if same:
@@ -410,7 +439,10 @@ class DataStore:
 
     def _undo_reproduction(self, dataset: str, held: tuple[int, ...]) -> None:
         """Bring back the committed patches and pipeline, which DVC may have been changing."""
-        side = _Side(self.repository, dataset, _new_side(self.repository, dataset), held)
+        with self.transactions.deciding():  # from here on no stage puts its patches in place
+            self._marker(dataset).write_text("", "utf-8")
+        root = _new_side(self.repository, dataset)
+        side = _Side(self.repository, dataset, Scope.PATCHES, root, held)
         side.repository.side_tree(side.root)
         side.take("HEAD", folder_of(dataset))
         side.restore()
@@ -434,63 +466,47 @@ class DataStore:
                 )
 
     def _commit_raw(self, side: _Side, draft: Draft) -> Committed:
-        known = summary_at(side.repository, "HEAD", side.dataset)
-        if known and draft.version and known.get("raw", {}).get("version") == draft.version:
-            aside = draft.folder.rename(side.root / "draft")
+        side.add(side.raw, ("add", f"raw/{side.dataset}"))
+        made = Listing.read(self.repository.cache, pointed(side.text(side.pointer)))
+        if self._is_kept(made, pointed(self.repository.file_at("HEAD", side.pointer))):
+            shutil.rmtree(side.raw)
             side.take("HEAD", side.pointer)
-            try:
-                side.restore()
-            except UnwritableProduct:  # lost from the cache: the draft has the same content
-                shutil.rmtree(side.raw, ignore_errors=True)
-                aside.rename(side.raw)
-                side.dvc(("add", side.pointer.removesuffix(".dvc")))
+            side.dvc(_checkout(side.pointer))
             return self._decide(side, [f"raw/{side.dataset}", side.pointer], None)
-        side.dvc(("add", side.pointer.removesuffix(".dvc")))
         side.summarize(raw=draft.part())
         return self._decide(
             side, [f"raw/{side.dataset}", side.pointer, side.summary], draft.version or "new data"
         )
+
+    def _is_kept(self, made: Listing | None, committed: str | None) -> bool:
+        """Tell whether what was made is committed already, and all of that can be restored."""
+        known = Listing.read(self.repository.cache, committed)
+        return bool(made and known and made.has_content_of(known) and known.whole)
 
     def _commit_patches(self, side: _Side, draft: Draft, params: Mapping[str, Any]) -> Committed:
         live = self.root / folder_of(side.dataset)
         if live.is_dir():
             shutil.copytree(live, side.pipeline)
         write_pipeline(side.pipeline, side.dataset, params)
-        paths = [f"patches/{side.dataset}", folder_of(side.dataset)]
-        if self._are_known(side, draft) and self._restored_patches(side):
-            return self._decide(side, paths, None)
-        parts = {"patches": draft.part()}
-        if self._record_stage(side):
+        patches = f"patches/{side.dataset}"
+        others = self._record_stage(side)
+        written = [f"{folder_of(side.dataset)}/{name}" for name in ("dvc.yaml", "params.yaml")]
+        lock = f"{folder_of(side.dataset)}/dvc.lock"
+        known = self.repository.file_at("HEAD", lock)
+        made = Listing.read(self.repository.cache, made_by(side.text(lock), "tile"))
+        same = all(side.text(path) == self.repository.file_at("HEAD", path) for path in written)
+        if same and not others and self._is_kept(made, made_by(known, "tile")):
+            shutil.rmtree(side.patches)
+            side.take("HEAD", lock)
+            side.dvc(_checkout(side.stage))
+            return self._decide(side, [patches, *written, lock], None)
+        parts: dict[str, Any] = {"patches": draft.part(), "model": None}
+        paths = [patches, folder_of(side.dataset), side.summary]
+        if others:
             paths += [f"raw/{side.dataset}", side.pointer]
             parts["raw"] = _described(side.raw)
         side.summarize(**parts)
-        return self._decide(side, [*paths, side.summary], draft.version or "new patches")
-
-    def _are_known(self, side: _Side, draft: Draft) -> bool:
-        """Tell whether the newest version has the same patches, made with the same settings."""
-        known = summary_at(side.repository, "HEAD", side.dataset).get("patches", {})
-        params = (side.pipeline / "params.yaml").read_text("utf-8")
-        at = f"{folder_of(side.dataset)}/params.yaml"
-        return bool(draft.version) and (
-            known.get("version") == draft.version and params == side.repository.file_at("HEAD", at)
-        )
-
-    def _restored_patches(self, side: _Side) -> bool:
-        """Take the committed patches in place of the draft's, if the raw data is as committed."""
-        aside = side.patches.rename(side.root / "draft")
-        kept = side.pipeline.rename(side.root / "draft-pipeline")
-        side.take("HEAD", side.pointer, folder_of(side.dataset))
-        try:
-            side.dvc(_checkout(side.pointer), _checkout(side.stage))
-            if same_files(self.root / "raw" / side.dataset, side.raw):
-                return True
-        except UnwritableProduct:  # lost from the cache: the draft takes their place
-            pass
-        for folder in (side.raw, side.patches, side.pipeline):
-            shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(side.patches)
-        kept.rename(side.pipeline)
-        return False
+        return self._decide(side, paths, draft.version or "new patches")
 
     def _record_stage(self, side: _Side) -> bool:
         """Let DVC record the stage tile; tell whether raw data that nobody committed went in.
@@ -507,12 +523,13 @@ class DataStore:
         side.take("HEAD", side.pointer)
         if (side.root / side.pointer).is_file():
             with suppress(UnwritableProduct):  # lost from the cache
-                side.dvc(_checkout(side.pointer), commit)
+                side.dvc(_checkout(side.pointer))
                 if same_files(live, side.raw):
+                    side.add(side.patches, commit)
                     return False
             shutil.rmtree(side.raw, ignore_errors=True)
-        shutil.copytree(live, side.raw, copy_function=_linked)
-        side.dvc(("add", f"raw/{side.dataset}"), commit)
+        shutil.copytree(live, side.raw, copy_function=linked)
+        side.add(side.patches, ("add", f"raw/{side.dataset}"), commit)
         return True
 
     def _decide(self, side: _Side, paths: list[str], message: str | None) -> Committed:
@@ -523,25 +540,10 @@ class DataStore:
         tracked = [path for path in paths if not _is_data(path, side.dataset)]
         record = Record.of(self.repository, side.root, tracked, message) if message else None
         moves = tuple(Move.of(side.root, path) for path in paths)
-        journal = Journal(side.root.name, side.dataset, moves, record)
-        with self._deciding() as deciding:
-            repository = Repository(self.root, (*side.held, *deciding))
-            self._finish_others(repository, side.dataset)
-            targets = [self.root / path for path in paths if _is_data(path, side.dataset)]
-            with repository.alone(*targets):
-                journal.write(repository)
-                journal.finish(repository)
+        journal = Journal(side.root.name, side.dataset, side.scope, moves, record)
+        targets = [self.root / path for path in paths if _is_data(path, side.dataset)]
+        self.transactions.decide(journal, side.held, targets)
         return self.newest(side.dataset, changed=bool(record))
-
-    def _finish_others(self, repository: Repository, dataset: str) -> None:
-        """Finish what a killed process left of another data set, before a new decision."""
-        journal = Journal.read(repository)
-        if journal:
-            with (
-                locked(self.root / "raw" / journal.dataset, exclusive=True, wait=True),
-                locked(self.root / "patches" / journal.dataset, exclusive=True, wait=True),
-            ):
-                self._finish_left(repository)
 
     def newest(self, dataset: str, changed: bool = False) -> Committed:
         """Return the newest version of a data set.
@@ -565,7 +567,7 @@ class DataStore:
             UnwritableProduct: its files are neither in the cache nor in a remote.
         """
         revision = self.repository.resolve(version)
-        with self._changing(dataset) as side:
+        with self._changing(dataset, Scope.BOTH) as side:
             self._take_version(side, revision, version)
             tracked = [side.pointer, folder_of(dataset), side.summary]
             same = self._same_at(revision, tracked)
@@ -573,9 +575,10 @@ class DataStore:
             return self._decide(side, paths, None if same else f"{version} again")
 
     def _take_version(self, side: _Side, revision: str, version: str) -> None:
-        if not summary_at(side.repository, revision, side.dataset):
+        foreign = own_of(version) not in ("", side.dataset)
+        if foreign or not summary_at(side.repository, revision, side.dataset):
             raise DatasetVersionNotFound(
-                version, f"has no data set {side.dataset!r}", "List them by jobs/data.py versions."
+                version, f"is no version of {side.dataset!r}", "List them by jobs/data.py versions."
             )
         side.take(revision, side.pointer, folder_of(side.dataset), side.summary)
         side.restore()
@@ -586,13 +589,6 @@ class DataStore:
 
 def _checkout(*targets: str) -> tuple[str, ...]:
     return ("checkout", "--force", *targets)
-
-
-def _linked(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def same_files(one: Path, other: Path) -> bool:

@@ -119,13 +119,19 @@ def _version(
 def dataset_use(workspace: Workspace, dataset: str, lineage: Mapping[str, str]) -> DatasetUse:
     """Return patches as what a run uses, from their own lineage.
 
-    Where they are committed, the source names the newest version that holds them.
+    Where they are committed, the source names the oldest version that holds them and the
+    raw data that they were made from.
     """
     content = lineage.get("patches_version") or lineage["dataset_version"]
-    found = [v for v in versions(DataStore.of(workspace), dataset) if v.patches_content == content]
+    made_from = lineage["dataset_version"]
+    found = [
+        version
+        for version in versions(DataStore.of(workspace), dataset)
+        if version.patches_content == content and version.content in (None, made_from)
+    ]
     source = {"dataset_version": lineage["dataset_version"], "patches_version": content}
     if found:
-        source |= {"tag": found[-1].tag, "revision": found[-1].revision}
+        source |= {"tag": found[0].tag, "revision": found[0].revision}
     return DatasetUse(dataset, content.rpartition("@")[2], source)
 
 

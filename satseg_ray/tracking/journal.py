@@ -6,12 +6,15 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from satseg_ray.errors import UnwritableProduct
 from satseg_ray.products import exchange
 from satseg_ray.tracking.repository import GitUse, Repository
 
@@ -20,21 +23,54 @@ _GONE = ".gone"
 _NO_OBJECT = "0" * 40
 
 
+class Scope(StrEnum):
+    """What of a data set a transaction changes; one that changes patches alone reads raw data."""
+
+    RAW = "raw"
+    PATCHES = "patches"
+    BOTH = "both"
+
+
 @dataclass(frozen=True)
 class Move:
     """A file or folder that comes to ``path`` of the work tree, from the same path at the side.
 
-    ``inode`` is its own number, by which it is known again; ``None``: ``path`` is to be empty.
+    By its ``inode`` it is known again, or, in a copy of the workspace, by its time of change, in
+    nanoseconds; ``None``: ``path`` is to be empty.
     """
 
     path: str
     inode: int | None
+    changed: int = 0
 
     @classmethod
     def of(cls, side: Path, path: str) -> Move:
         """Return the move that brings the work tree to what lies at ``path`` of ``side``."""
         staged = side / path
-        return cls(path, staged.lstat().st_ino if os.path.lexists(staged) else None)
+        if not os.path.lexists(staged):
+            return cls(path, None)
+        os.utime(staged, ns=(time.time_ns(),) * 2)  # a copied folder has the time of the old one
+        found = staged.lstat()
+        return cls(path, found.st_ino, found.st_mtime_ns)
+
+    def check(self, root: Path) -> None:
+        """Refuse what could not be made, while nothing is decided.
+
+        Raises:
+            UnwritableProduct: the target is on another disk.
+        """
+        target = root / self.path
+        place = next(p for p in (target, *target.parents) if p.exists())
+        if place.stat().st_dev != (root / ".dvc").stat().st_dev:
+            raise UnwritableProduct(
+                place,
+                "is on another disk than the rest of data/",
+                "Let SATSEG_WORKSPACE lead to the other disk as a whole.",
+            )
+
+    def _is(self, path: Path) -> bool:
+        found = path.lstat()
+        return found.st_ino == self.inode or found.st_mtime_ns == self.changed
 
     def make(self, root: Path, side: Path) -> None:
         """Make the move, or the rest of it: any number of times is as good as once."""
@@ -43,7 +79,7 @@ class Move:
         if self.inode is None:
             if present:
                 _set_aside(target, side / _GONE / self.path)
-        elif not present or target.lstat().st_ino != self.inode:
+        elif os.path.lexists(staged) and not (present and self._is(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
             if present and not staged.is_dir():
                 staged.replace(target)
@@ -84,16 +120,37 @@ class Record:
 
 @dataclass(frozen=True)
 class Journal:
-    """All that is left to do for a decided transaction; ``record`` where it makes a version."""
+    """All that is left to do for a decided transaction; ``record`` where it makes a version.
+
+    ``scope`` says which locks it held.
+    """
 
     name: str
     dataset: str
+    scope: Scope
     moves: tuple[Move, ...]
     record: Record | None
 
+    def check(self, repository: Repository) -> None:
+        """Refuse what could not be finished once it is decided.
+
+        Raises:
+            UnwritableProduct: a folder is on another disk, or the next tag cannot be set.
+        """
+        for move in self.moves:
+            move.check(repository.root)
+        if not self.record:
+            return
+        tag = next_tag(repository, self.dataset)
+        if below := repository.git("tag", "--list", f"{tag}/*"):
+            raise UnwritableProduct(
+                tag, f"cannot be a tag beside {below.splitlines()[0]}", "Remove that tag."
+            )
+
     def write(self, repository: Repository) -> None:
         """Decide: from here on the transaction is finished, by this process or by the next."""
-        path = repository.scratch / _FILE
+        path = _journal(repository)
+        path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".partial")
         with partial.open("w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
@@ -105,14 +162,14 @@ class Journal:
     def read(cls, repository: Repository) -> Journal | None:
         """Return the transaction that is decided and not finished, if there is one."""
         try:
-            body: dict[str, Any] = json.loads((repository.scratch / _FILE).read_text("utf-8"))
+            body: dict[str, Any] = json.loads(_journal(repository).read_text("utf-8"))
         except FileNotFoundError:
             return None
         record = body["record"]
         if record:
             record = Record(**record | {k: tuple(record[k]) for k in ("paths", "entries")})
         moves = tuple(Move(**move) for move in body["moves"])
-        return cls(body["name"], body["dataset"], moves, record)
+        return cls(body["name"], body["dataset"], Scope(body["scope"]), moves, record)
 
     def finish(self, repository: Repository, again: bool = False) -> None:
         """Do what is left; ``again`` says that another process may have done part of it."""
@@ -121,7 +178,7 @@ class Journal:
             move.make(repository.root, side)
         if self.record:
             self._commit(repository, self.record, again)
-        (repository.scratch / _FILE).unlink()
+        _journal(repository).unlink()
         shutil.rmtree(side, ignore_errors=True)
 
     def _commit(self, repository: Repository, record: Record, again: bool) -> None:
@@ -174,6 +231,16 @@ def number_of(tag: str, dataset: str) -> int:
     return int(found[1]) if found else 0
 
 
+def own_of(version: str) -> str:
+    """Return the data set of a tag, empty for any other word.
+
+    >>> own_of("coast-v1-v2"), own_of("0a1b2c")
+    ('coast-v1', '')
+    """
+    found = re.fullmatch(r"(.+)-v[1-9][0-9]*", version)
+    return found[1] if found else ""
+
+
 def tags_of(repository: Repository, dataset: str) -> list[str]:
     """Return the versions of a data set, the newest first."""
     tags = repository.git("tag", "--list", f"{dataset}-v*").splitlines()
@@ -185,6 +252,11 @@ def next_tag(repository: Repository, dataset: str) -> str:
     """Return the name of the next version of a data set."""
     newest = tags_of(repository, dataset)[:1]
     return f"{dataset}-v{number_of(newest[0], dataset) + 1 if newest else 1}"
+
+
+def _journal(repository: Repository) -> Path:
+    """Where the journal lies: among what nobody clears away, as DVC's temporary files may be."""
+    return repository.git_directory / "satseg" / _FILE
 
 
 def _set_aside(target: Path, aside: Path) -> None:

@@ -9,11 +9,12 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _PLAIN = (
     "-c", "user.name=satseg_ray", "-c", "user.email=satseg_ray@localhost",
     "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.hooksPath=/dev/null",
-    "-c", "core.autocrlf=false",
+    "-c", "core.autocrlf=false", "-c", "tag.gpgSign=false", "-c", "commit.gpgSign=false",
 )  # fmt: skip
 # One start of DVC, half a second, for several commands
 _DVC = (
@@ -48,6 +49,8 @@ _CONFIG = """[core]
 """
 _PATIENCE = 5.0
 """Seconds that somebody else's git or DVC gets to end by itself."""
+_GRACE = 20.0
+"""Seconds that stages get to end when they are told to."""
 
 
 @dataclass(frozen=True)
@@ -181,15 +184,20 @@ class Repository:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         site = str(self.root / ".dvc" / "tmp" / "site")
         more = {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": site, "PATH": path}
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro", pipeline],
             cwd=self.root,
             env=clean_environment() | more | dict(environment),
             stdout=sys.stderr.fileno(),
             pass_fds=self.held,
-            check=False,
+            start_new_session=True,
         )
-        if done.returncode:
+        try:
+            code = process.wait()
+        except BaseException:
+            _end_group(process)
+            raise
+        if code:
             raise UnwritableProduct(
                 pipeline, "could not be reproduced", "Its stages say why, above."
             )
@@ -203,14 +211,12 @@ class Repository:
         held: tuple[int, ...] = (),
     ) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run(
+            done = subprocess.run(
                 command,
                 cwd=folder,
                 env=clean_environment() | dict(more),
-                input=text,
+                input=text.encode("utf-8", "surrogateescape"),
                 capture_output=True,
-                encoding="utf-8",
-                errors="surrogateescape",
                 pass_fds=held,
                 check=False,
             )
@@ -218,6 +224,9 @@ class Repository:
             if folder.is_dir():
                 raise MissingFile(command[0], "is not installed", "Install it.") from error
             raise
+        # As bytes: text would lose what ends a line
+        said = (t.decode("utf-8", "surrogateescape") for t in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(command, done.returncode, *said)
 
     def resolve(self, revision: str) -> str:
         """Return the hash of the commit that a user's word names.
@@ -271,7 +280,7 @@ class Repository:
         config.remove_option("core", "autostage")
         for name, value in (("no_scm", "true"), ("analytics", "false"), ("check_update", "false")):
             config.set("core", name, value)
-        cache = self.root / ".dvc" / config.get("cache", "dir", fallback="cache")
+        cache = self.cache
         config.set("cache", "dir", str(cache))
         links = config.get("cache", "type", fallback="").strip("\"'").split(",")
         if links[0].strip() == "hardlink" and _can_link(folder / ".dvc", cache):
@@ -285,6 +294,11 @@ class Repository:
             config.write(file)
 
     @property
+    def cache(self) -> Path:
+        """Where DVC keeps the files of all versions."""
+        return self.root / ".dvc" / self._config().get("cache", "dir", fallback="cache")
+
+    @property
     def has_remotes(self) -> bool:
         """Whether what is missing in the cache may be elsewhere."""
         return any(map(_is_remote, self._config().sections()))
@@ -294,22 +308,34 @@ class Repository:
         config.read([self.root / ".dvc" / name for name in ("config", "config.local")], "utf-8")
         return config
 
-    @contextmanager
-    def alone(self, *folders: Path) -> Iterator[None]:
-        """Keep DVC commands of others out of the work tree, and clear locks of dead processes.
+    def refuse_others(self, *folders: Path) -> None:
+        """Refuse to begin where somebody else's git or DVC is at work and does not end soon.
 
         Raises:
             InUse: a living process holds git's or DVC's lock, or DVC writes one of ``folders``.
         """
+        with self.alone(*folders):
+            pass
+
+    @contextmanager
+    def alone(self, *folders: Path, patience: float | None = None) -> Iterator[None]:
+        """Keep DVC commands of others out of the work tree, and clear locks of dead processes.
+
+        Whoever lives gets ``patience``, in seconds, to end by himself.
+
+        Raises:
+            InUse: a living process holds git's or DVC's lock, or DVC writes one of ``folders``.
+        """
+        end = time.monotonic() + (_PATIENCE if patience is None else patience)
         path = self.root / ".dvc" / "tmp" / "lock"  # as DVC itself takes it
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as lock:
-            end = time.monotonic() + _PATIENCE
             while not _flocked(lock.fileno()):
                 if time.monotonic() > end:
                     raise _in_use(path, "a DVC command")
                 time.sleep(0.05)
             self._refuse_writers(folders)
-            self.clear_stale_locks()
+            self._clear_stale_locks(end)
             yield
 
     def _refuse_writers(self, folders: Sequence[Path]) -> None:
@@ -317,20 +343,20 @@ class Repository:
         path = self.root / ".dvc" / "tmp" / "rwlock"
         try:
             writers = json.loads(path.read_text("utf-8")).get("write", {})
+            entered = path.stat().st_mtime
         except (OSError, ValueError):
             return
         for name, entry in writers.items():
             busy = any(Path(name) in (f, *f.parents) or f in Path(name).parents for f in folders)
-            if busy and psutil.pid_exists(int(entry["pid"])):
+            if busy and _lived_at(int(entry["pid"]), entered):
                 raise _in_use(name, f"process {entry['pid']} ({entry.get('cmd', 'dvc')})")
 
-    def clear_stale_locks(self) -> None:
-        """Remove git's lock files whose owner is dead; for the living there is some patience.
+    def _clear_stale_locks(self, end: float) -> None:
+        """Remove git's lock files whose owner is dead.
 
         Raises:
-            InUse: a living process holds one.
+            InUse: a living process holds one, longer than to ``end``.
         """
-        end = time.monotonic() + _PATIENCE
         git = self.git_directory
         for path in [*git.glob("*.lock"), *(git / "refs").rglob("*.lock")]:
             while (owner := _owner(path, self.root)) is not None:
@@ -376,6 +402,38 @@ def _flocked(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
+        return False
+
+
+def _end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and all its group; those that do not listen are killed."""
+    for number, seconds in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
+        with suppress(ProcessLookupError):
+            os.killpg(leader.pid, number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            leader.poll()
+            if not _lives(leader.pid):
+                return
+            time.sleep(0.05)
+
+
+def _lives(group: int) -> bool:
+    """Tell whether a process of a group is alive."""
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def _lived_at(pid: int, moment: float) -> bool:
+    """Tell whether a process that was there at a moment is alive; its number may be another's."""
+    try:
+        process = psutil.Process(pid)
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not zombie and process.create_time() <= moment + 1
+    except psutil.NoSuchProcess:
         return False
 
 
