@@ -613,3 +613,93 @@ def test_an_outline_that_crosses_itself_keeps_both_its_parts_in_another_crs(tmp_
     np.testing.assert_array_equal(mask[clear], expected[clear])
     assert (expected == 2).sum() > 1000
     assert [finding.code for finding in findings] == ["repaired-geometry"]
+
+
+# --- what lies far from a scene
+
+PLACES = {
+    "zone": ("EPSG:32618", (500_000, 4_600_000), 10),
+    "other-zone": ("EPSG:32617", (1_000_700, 4_617_400), 10),
+    "degrees": ("EPSG:4326", (-75.0, 41.5), 1e-4),
+    "web": ("EPSG:3857", (-8_350_000, 5_090_000), 12),
+    "date-line": ("EPSG:32601", (298_000, 5_500_000), 10),
+    "date-line-degrees": ("EPSG:4326", (179.996, 10.0), 1e-4),
+    "pole": ("EPSG:3413", (-400, 400), 10),
+    "world": ("EPSG:4326", (-180, 90), 4.5),
+    "world-web": ("EPSG:3857", (-20_037_508, 20_037_508), 501_000),
+}
+
+
+@pytest.mark.parametrize("source", ["EPSG:4326", "EPSG:3857", "EPSG:32618"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_cutting_off_what_is_far_changes_neither_mask_nor_counts(
+    tmp_path, monkeypatch, source, place, shared
+):
+    crs, origin, pixel = PLACES[place]
+    grid = Affine(pixel, 0, origin[0], 0, -pixel, origin[1])
+    scene = scene_info(64, 80, crs, grid)
+    rng = np.random.default_rng(5)
+    to_source = pyproj.Transformer.from_crs(crs, source, always_xy=True).transform
+    shapes = []
+    for spread in (1, 1.2, 20):  # in it, over its edges, beyond
+        for col, row in rng.uniform(0.5 - spread / 2, 0.5 + spread / 2, (12, 2)) * (80, 64):
+            x, y = to_source(*(grid @ (np.array([0, 4, 4, 0]) + col, np.array([0, 1, 5, 4]) + row)))
+            if np.isfinite([*x, *y]).all() and np.ptp(x) < 1e7:
+                shapes.append(shapely.Polygon(np.column_stack([x, y])))
+    shapes = [*shapes, shapely.LineString(shapes[0].exterior.coords[:2]), None] if shapes else []
+    if not shapes:
+        pytest.skip("these two places have nothing in common")
+    frame = frame_of(shapes, source, kind=["roof"] * len(shapes))
+    path = write_vectors(tmp_path / "a.parquet", frame)
+    rule = replace(RULE, line_width=30.0, shared=shared, background="land")
+    mask, findings = burnt(path, rule, scene)
+    every = lambda self, bounds, width=0.0, grown=True: np.ones(len(bounds), np.bool_)  # noqa: E731
+    monkeypatch.setattr("satseg_ray.geo.labels.place.Placement.near", every)
+    expected, others = burnt(path, rule, scene)
+    np.testing.assert_array_equal(mask, expected)
+    assert findings == others
+    assert (mask == 2).any()
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+def test_a_line_that_has_no_place_is_found_and_crashes_nothing(tmp_path, crs):
+    grid = Affine(0.001, 0, 10, 0, -0.001, 50) if crs != UTM else None
+    scene = scene_info(crs=crs, transform=grid)
+    inside = (10.01, 49.99) if grid else (-74.996, 41.548)
+    shapes = [shapely.LineString([(10, 91), (11, 120)]), shapely.Point(*inside)]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * 2))
+    mask, findings = burnt(path, replace(RULE, line_width=200.0), scene)
+    assert (mask == 2).any()
+    assert [f.code for f in findings] == ["bad-coordinates"]
+
+
+def test_shapes_far_from_a_scene_are_not_carried_to_its_crs(tmp_path, monkeypatch):
+    corners = [(x, y) for x in np.arange(-75, -65, 0.1) for y in np.arange(35, 45, 0.1)]
+    shapes = [box(x, y, x + 0.01, y + 0.01) for x, y in corners]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * len(shapes)))
+    carried = []
+    transform = shapely.transform
+
+    def counted(geometries, *args, **options):
+        carried.append(np.size(geometries))
+        return transform(geometries, *args, **options)
+
+    monkeypatch.setattr(shapely, "transform", counted)
+    scene = scene_info(512, 512, transform=Affine(100, 0, 500_000, 0, -100, 4_600_000))
+    _, findings = burnt(path, replace(RULE, shared=True), scene)
+    assert not findings
+    assert max(carried) < 60
+    _, findings = burnt(path, RULE, scene)
+    assert "wholly" in findings[0].problem
+
+
+def test_a_document_is_made_into_shapes_once_for_all_its_scenes(tmp_path, monkeypatch):
+    path = write_json(tmp_path / "a.json", geojson(some_shapes(), UTM, kind=KINDS))
+    made = []
+    build = documents.shape
+    monkeypatch.setattr(documents, "shape", lambda body: made.append(1) or build(body))
+    for name in ("a.png", "b.png"):
+        survey(str(path), RULE, name)
+        burnt(path, RULE, scene_info(), image_name=name)
+    assert len(made) == len(KINDS)
