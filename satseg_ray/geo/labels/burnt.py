@@ -39,6 +39,8 @@ def burnt_labels(
     path, features = file.path, file.features
     notes = Notes(path, list(features.findings))
     placement = Placement(scene, _source_crs(path, features, rule, scene), image)
+    if placement.source is None and not features.pixels:
+        _doubt_pixels(file, scene, notes)
     _check_size(path, features, image)
     values = class_values(path, features, rule, notes)
     placed = _placed(file, placement, rule)
@@ -123,7 +125,7 @@ def _source_crs(
     if declared is None:
         raise LabelsDoNotMatch(
             path, f"has no CRS, its scene {scene.path} is in {scene.crs_title}",
-            "Name the CRS of the labels in labels_crs.",
+            "Name the CRS of the labels in shapes.crs.",
         )  # fmt: skip
     return _crs(path, declared)
 
@@ -135,6 +137,30 @@ def _crs(path: str, text: str) -> pyproj.CRS:
         raise LabelsDoNotMatch(
             path, f"has the CRS {text[:80]!r}, which nobody knows", "Name its EPSG code."
         ) from error
+
+
+DEGREES = (180.0, 90.0)
+"""Greatest longitude and latitude."""
+
+
+def _doubt_pixels(file: ShapeFile, scene: RasterInfo, notes: Notes) -> None:
+    """Say that coordinates are taken as pixels, where they may as well be degrees.
+
+    They may where the format means degrees, all lie among those of the Earth and most have a
+    fraction, and the image is larger than that, or does not hold them all.
+    """
+    corners = shapely.get_coordinates(file.sound.shapes)
+    if file.features.default_crs is None or not len(corners) or (np.abs(corners) > DEGREES).any():
+        return
+    size = np.array([scene.width, scene.height])
+    odd = (size > DEGREES).all() or (corners < 0).any() or (corners > size).any()
+    if odd and (corners != corners.round()).mean() > 0.5:
+        notes.say(
+            "warning",
+            "taken-as-pixels",
+            f"has coordinates that may be degrees, and its scene {scene.path} has no CRS",
+            "Taken as pixels. Give the scene a georeference if they are degrees.",
+        )
 
 
 def _check_size(path: str, features: Features, image: RasterInfo) -> None:
@@ -173,7 +199,7 @@ def unknown_names(path: str, found: Counter[str]) -> UnknownClassValue:
         path,
         f"names {common}{', ...' if len(found) > 5 else ''} in {found.total()} shapes, "
         "which no class has",
-        "Add it to classes, or to names with the class that it means (or none).",
+        "Add it to classes, or to shapes.names with the class that it means (or none).",
     )
 
 

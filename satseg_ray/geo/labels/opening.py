@@ -165,7 +165,7 @@ def open_labels(
     elsewhere = _elsewhere(info, scene, rule)
     with LabelReader(path, rule) as reader:
         if elsewhere is None:
-            yield RasterLabels(reader)
+            yield RasterLabels(reader, reader.findings)
         else:
             yield _warped(reader, info, scene, rule, elsewhere)
 
@@ -183,7 +183,7 @@ def _warped(
 ) -> Labels:
     left, top, right, bottom = bounds_on(info, scene)
     if left < scene.width and right > 0 and top < scene.height and bottom > 0:
-        return NearestLabels(reader, info, scene, rule.fill, (elsewhere,))
+        return NearestLabels(reader, info, scene, rule.fill, (elsewhere, *reader.findings))
     if not rule.shared:
         raise apart(info.path, scene, (left, top, right, bottom))
     bare = Finding("note", "no-label-here", info.path, f"does not reach {scene.path}",

@@ -49,7 +49,7 @@ def sound(path: str, features: Features, widened: bool) -> Sound:
     found.keep(_finite(found.shapes), "bad-coordinates", "with coordinates that are no numbers")
     if not widened:
         areas = shapely.get_dimensions(found.shapes) == 2
-        found.keep(areas, "line-without-width", "of lines or points, without a line_width")
+        found.keep(areas, "line-without-width", "of lines or points, without shapes.line_width")
     areas = shapely.get_dimensions(found.shapes) == 2
     found.note(areas & ~shapely.is_valid(found.shapes), "repaired-geometry",
                "with an outline that crosses itself", "Repaired (make_valid).")  # fmt: skip
