@@ -33,18 +33,22 @@ from satseg_ray.patches.split import SplitSpec
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
+MOST_VALUE = 65535
+"""The largest value that may mean "unlabelled": that of 16 bits, as QA bands have."""
+
+
 def _value_or_color(item: object) -> object:
     """Return a label value as a number, from a flag too, or a colour as it is written.
 
     Raises:
-        ValueError: neither a value of 0 to 255 nor ``#RRGGBB``.
+        ValueError: neither a value of 0 to 65535 nor ``#RRGGBB``.
     """
     if isinstance(item, str) and item.isdecimal():
         item = int(item)
     if isinstance(item, str):
         parse_color(item)
-    elif not isinstance(item, int) or not 0 <= item <= 255:
-        raise ValueError(f"{item!r} is no label value of 0 to 255 and no colour '#RRGGBB'")
+    elif not isinstance(item, int) or not 0 <= item <= MOST_VALUE:
+        raise ValueError(f"{item!r} is no label value of 0 to {MOST_VALUE} and no colour '#RRGGBB'")
     return item
 
 

@@ -297,7 +297,7 @@ def test_shapes_that_give_no_outline_are_found_by_kind(tmp_path):
         ("bad-geometry", "1 shape (4) with a radius that is none"),
         ("bad-geometry", "1 shape (5) with points that are none"),
         ("no-class", "1 shape (2) without a class"),
-        ("line-without-width", "1 shape (3) of lines or points, without a line_width"),
+        ("line-without-width", "1 shape (3) of lines or points, without shapes.line_width"),
     ]
     assert (mask == 255).all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from satseg_ray import errors
 from satseg_ray.config import (
     EvaluateConfig,
     IngestConfig,
+    LabelOptions,
     PredictConfig,
+    ShapeOptions,
     TileConfig,
     TrainConfig,
     load_config,
@@ -82,6 +85,23 @@ def test_lists_and_nulls_come_through_flags(tmp_path):
     assert (config.nodata, config.bands) == (None, [1, 4])
 
 
+def test_every_key_that_a_remedy_for_labels_names_is_one():
+    known = set(LabelOptions.model_fields) | {"classes"}
+    known |= {f"shapes.{key}" for key in ShapeOptions.model_fields}
+    folder = ROOT / "satseg_ray" / "geo" / "labels"
+    text = "\n".join(path.read_text() for path in folder.glob("*.py"))
+    named = r'(?:ConfigError\(|check_attribute\(path,|named \+?= \[\()\s*"([^"]+)"'
+    keys = set(re.findall(named, text))
+    assert keys >= {"shapes.attribute", "shapes.layer", "shapes.names", "shapes.every"}
+    assert keys <= known
+    assert "labels_crs" not in text
+
+
+def test_any_word_of_a_qa_band_may_be_ignored(tmp_path):
+    path = write_yaml(tmp_path, "dataset: a\nscenes: [x]\nclasses: []\nignore: [21824, '65535']\n")
+    assert load_config(IngestConfig, path, []).ignore == [21824, 65535]
+
+
 @pytest.mark.parametrize("text", ["0,255,#9B9B9B", '[0, 255, "#9B9B9B"]'])
 def test_values_and_colours_to_ignore_come_through_a_flag(tmp_path, text):
     path = write_yaml(tmp_path, "dataset: a\nscenes: [x]\nclasses: []\n")
@@ -89,7 +109,7 @@ def test_values_and_colours_to_ignore_come_through_a_flag(tmp_path, text):
     assert config.ignore == [0, 255, "#9B9B9B"]
 
 
-@pytest.mark.parametrize("text", ["256", "-1", "water", "#12"])
+@pytest.mark.parametrize("text", ["65536", "-1", "water", "#12"])
 def test_what_is_neither_a_value_nor_a_colour_is_refused(tmp_path, text):
     path = write_yaml(tmp_path, "dataset: a\nscenes: [x]\nclasses: []\n")
     with pytest.raises(ConfigError, match=text):

@@ -268,6 +268,32 @@ def test_labels_may_leave_the_georeference_to_their_scene(make_raster, georefere
     check_same_grid(inspect_raster(make_raster("labels.tif", bands=1, **georeference)), scene)
 
 
+@pytest.mark.parametrize(
+    ("values", "by", "level"),
+    [
+        (np.zeros((2, 4, 4), np.uint8), "auto", "warning"),
+        (np.zeros((3, 4, 4), np.uint16), "auto", "warning"),
+        (np.zeros((3, 4, 4), np.uint8), "value", "note"),
+        (np.full((4, 4, 4), [[[200]], [[178]], [[125]], [[9]]], np.uint8), "auto", "warning"),
+        (np.full((3, 4, 4), [[[200]], [[178]], [[125]]], np.uint8), "auto", None),
+        (np.zeros((1, 4, 4), np.uint8), "auto", None),
+    ],
+)
+@pytest.mark.parametrize("warp", [False, True])
+def test_bands_of_labels_that_nobody_reads_are_told(make_raster, values, by, level, warp):
+    path = make_raster("labels.tif", values, photometric="MINISBLACK")
+    scene = scene_info(8, 8, transform=GRID @ Affine.scale(0.5)) if warp else scene_info(4, 4)
+    _, findings = burnt(path, LabelRule(TABLE, by=by, warp=warp), scene)
+    found = [f.level for f in findings if f.code == "label-bands"]
+    assert found == ([level] if level else [])
+
+
+def test_the_alpha_band_of_labels_is_no_band_that_nobody_reads(make_raster):
+    path = make_raster("labels.png", np.full((2, 4, 4), [[[0]], [[255]]], np.uint8))
+    scene = inspect_raster(make_raster("scene.png", shape=(4, 4)))
+    assert not burnt(path, LabelRule(TABLE), scene)[1]
+
+
 CLOUDS = ClassTable((ClassDef(0, "clear"), ClassDef(1, "cloud"), ClassDef(2, "shadow")))
 QA = LabelRule(
     CLOUDS,

@@ -159,6 +159,30 @@ def test_degrees_are_not_taken_for_pixels(tmp_path):
         burnt(path, RULE, PIXELS)
 
 
+@pytest.mark.parametrize(
+    ("corners", "size", "doubted"),
+    [
+        ((32.5912, 0.3481, 40.2231, 20.9124), (512, 512), True),
+        ((-74.25, -10.5, 60.75, 40.5), (512, 512), True),
+        ((-74.25, -10.5, 60.75, 40.5), (64, 80), True),
+        ((32.5912, 0.3481, 40.2231, 20.9124), (64, 80), False),
+        ((32, 1, 40, 20), (512, 512), False),
+        ((32.5912, 0.3481, 240.2231, 20.9124), (512, 512), False),
+        ((32.5912, 0.3481, 40.2231, 120.9124), (512, 512), False),
+    ],
+)
+def test_what_may_be_degrees_is_taken_as_pixels_and_said(tmp_path, corners, size, doubted):
+    path = write_json(tmp_path / "a.json", geojson([box(*corners)], kind=["roof"]))
+    _, findings = burnt(path, replace(RULE, shared=True), scene_info(size[0], size[1], None))
+    assert [f.level for f in findings if f.code == "taken-as-pixels"] == ["warning"] * doubted
+
+
+def test_a_format_that_has_pixels_or_no_crs_of_its_own_is_not_doubted(tmp_path):
+    frame = frame_of([box(32.5912, 0.3481, 40.2231, 20.9124)], None, kind=["roof"])
+    path = write_vectors(tmp_path / "a.parquet", frame)
+    assert not burnt(path, RULE, scene_info(512, 512, crs=None))[1]
+
+
 def test_shapes_between_pixel_centres_are_noted(tmp_path):
     shapes = [box(3, 3, 9, 9), box(20.6, 20, 21.4, 30), box(20.4, 30, 20.6, 40)]
     path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * 3))
@@ -209,7 +233,7 @@ def test_later_features_lie_over_earlier_ones_or_by_rising_attribute(tmp_path):
     assert mask[0, :5].tolist() == [0, 1, 2, 0, 255]
     mask, _ = burnt(path, replace(RULE, order_by="rank"), PIXELS)
     assert mask[0, :5].tolist() == [0, 1, 1, 1, 255]
-    with pytest.raises(ConfigError, match=r"order_by: is 'none', which .* has not. It has kind"):
+    with pytest.raises(ConfigError, match=r"shapes\.order_by: is 'none', .* has not. It has kind"):
         burnt(path, replace(RULE, order_by="none"), PIXELS)
 
 
@@ -231,7 +255,7 @@ def test_what_is_no_outline_is_found_and_left_out(tmp_path):
         "bad-geometry": "2 shapes (6, 8) with a geometry that is none",
         "no-class": "1 shape (7) without a class",
         "null-geometry": "1 shape (0) without a geometry",
-        "line-without-width": "1 shape (5) of lines or points, without a line_width",
+        "line-without-width": "1 shape (5) of lines or points, without shapes.line_width",
         "repaired-geometry": "2 shapes (1, 2) with an outline that crosses itself",
         "no-area": "1 shape (2) without an area",
         "beyond-raster": "1 shape (4) wholly and 1 shape (3) partly beyond the raster",
@@ -306,13 +330,13 @@ def test_names_say_what_labels_mean_and_unknown_ones_are_counted(tmp_path):
     rule = replace(RULE, names=names, ignore=(9,), background="land")
     mask, _ = burnt(path, rule, PIXELS)
     assert mask[0, :7].tolist() == [2, 2, 1, 0, 255, 255, 0]
-    with pytest.raises(ConfigError, match="names: names 'lake', which is no class"):
+    with pytest.raises(ConfigError, match=r"shapes\.names: names 'lake', which is no class"):
         replace(RULE, names={"see": "lake"})
 
 
 def test_a_rule_must_say_which_class_shapes_are(tmp_path):
     path = write_json(tmp_path / "a.json", geojson([box(0, 0, 1, 1)], kind=["roof"], osm=[1]))
-    with pytest.raises(ConfigError, match=r"attribute: is not set.*Set attribute \(kind, osm\)"):
+    with pytest.raises(ConfigError, match=r"is not set.*Set shapes\.attribute \(kind, osm\)"):
         burnt(path, LabelRule(TABLE), PIXELS)
     with pytest.raises(ConfigError, match=r"is 'art', which .* has not. It has kind, osm"):
         burnt(path, replace(RULE, attribute="art"), PIXELS)
@@ -323,7 +347,7 @@ def test_one_of_several_layers_must_be_named(tmp_path):
     for layer, kind in (("one", "land"), ("two", "water")):
         frame = frame_of([box(500_000, 4_599_990, 500_010, 4_600_000)], UTM, kind=[kind])
         write_vectors(path, frame, layer=layer)
-    with pytest.raises(ConfigError, match=r"layer: is not set, .* has one, two"):
+    with pytest.raises(ConfigError, match=r"shapes.layer: is not set, .* has one, two"):
         burnt(path, RULE, scene_info())
     with pytest.raises(ConfigError, match=r"layer: is 'three', .* has one, two"):
         burnt(path, replace(RULE, layer="three"), scene_info())
@@ -418,7 +442,7 @@ def test_the_width_of_lines_is_in_pixels_without_a_crs(tmp_path):
     assert (mask[8:12, 10:30] == 1).all()
     assert (mask[:8] == 255).all()
     assert (mask[12:] == 255).all()
-    with pytest.raises(ConfigError, match="line_width: is 0"):
+    with pytest.raises(ConfigError, match=r"shapes\.line_width: is 0"):
         replace(RULE, line_width=0.0)
 
 
@@ -613,3 +637,98 @@ def test_an_outline_that_crosses_itself_keeps_both_its_parts_in_another_crs(tmp_
     np.testing.assert_array_equal(mask[clear], expected[clear])
     assert (expected == 2).sum() > 1000
     assert [finding.code for finding in findings] == ["repaired-geometry"]
+
+
+# --- what lies far from a scene
+
+PLACES = {
+    "zone": ("EPSG:32618", (500_000, 4_600_000), 10),
+    "other-zone": ("EPSG:32617", (1_000_700, 4_617_400), 10),
+    "degrees": ("EPSG:4326", (-75.0, 41.5), 1e-4),
+    "web": ("EPSG:3857", (-8_350_000, 5_090_000), 12),
+    "date-line": ("EPSG:32601", (298_000, 5_500_000), 10),
+    "date-line-degrees": ("EPSG:4326", (179.996, 10.0), 1e-4),
+    "pole": ("EPSG:3413", (-400, 400), 10),
+    "world": ("EPSG:4326", (-180, 90), 4.5),
+    "world-web": ("EPSG:3857", (-20_037_508, 20_037_508), 501_000),
+}
+
+
+@pytest.mark.parametrize("source", ["EPSG:4326", "EPSG:3857", "EPSG:32618"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("shared", [True, False])
+def test_cutting_off_what_is_far_changes_neither_mask_nor_counts(
+    tmp_path, monkeypatch, source, place, shared
+):
+    crs, origin, pixel = PLACES[place]
+    grid = Affine(pixel, 0, origin[0], 0, -pixel, origin[1])
+    scene = scene_info(64, 80, crs, grid)
+    rng = np.random.default_rng(5)
+    to_source = pyproj.Transformer.from_crs(crs, source, always_xy=True).transform
+    shapes = []
+    for spread in (1, 1.2, 20):  # in it, over its edges, beyond
+        for col, row in rng.uniform(0.5 - spread / 2, 0.5 + spread / 2, (12, 2)) * (80, 64):
+            x, y = to_source(*(grid @ (np.array([0, 4, 4, 0]) + col, np.array([0, 1, 5, 4]) + row)))
+            if np.isfinite([*x, *y]).all() and np.ptp(x) < 1e7:
+                shapes.append(shapely.Polygon(np.column_stack([x, y])))
+    shapes = [*shapes, shapely.LineString(shapes[0].exterior.coords[:2]), None] if shapes else []
+    if not shapes:
+        pytest.skip("these two places have nothing in common")
+    frame = frame_of(shapes, source, kind=["roof"] * len(shapes))
+    path = write_vectors(tmp_path / "a.parquet", frame)
+    rule = replace(RULE, line_width=30.0, shared=shared, background="land")
+    mask, findings = burnt(path, rule, scene)
+    every = lambda self, bounds, width=0.0, grown=True: np.ones(len(bounds), np.bool_)  # noqa: E731
+    monkeypatch.setattr("satseg_ray.geo.labels.place.Placement.near", every)
+    expected, others = burnt(path, rule, scene)
+    np.testing.assert_array_equal(mask, expected)
+    assert findings == others
+    assert (mask == 2).any()
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+def test_a_line_that_has_no_place_is_found_and_crashes_nothing(tmp_path, crs):
+    grid = Affine(0.001, 0, 10, 0, -0.001, 50) if crs != UTM else None
+    scene = scene_info(crs=crs, transform=grid)
+    inside = (10.01, 49.99) if grid else (-74.996, 41.548)
+    shapes = [shapely.LineString([(10, 91), (11, 120)]), shapely.Point(*inside)]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * 2))
+    mask, findings = burnt(path, replace(RULE, line_width=200.0), scene)
+    assert (mask == 2).any()
+    assert [f.code for f in findings] == ["bad-coordinates"]
+
+
+def test_shapes_far_from_a_scene_are_not_carried_to_its_crs(tmp_path, monkeypatch):
+    corners = [(x, y) for x in np.arange(-75, -65, 0.1) for y in np.arange(35, 45, 0.1)]
+    shapes = [box(x, y, x + 0.01, y + 0.01) for x, y in corners]
+    path = write_json(tmp_path / "a.json", geojson(shapes, kind=["roof"] * len(shapes)))
+    carried = []
+    transform = shapely.transform
+
+    def counted(geometries, *args, **options):
+        carried.append(np.size(geometries))
+        return transform(geometries, *args, **options)
+
+    monkeypatch.setattr(shapely, "transform", counted)
+    scene = scene_info(512, 512, transform=Affine(100, 0, 500_000, 0, -100, 4_600_000))
+    _, findings = burnt(path, replace(RULE, shared=True), scene)
+    assert not findings
+    assert max(carried) < 60
+    _, findings = burnt(path, RULE, scene)
+    assert "wholly" in findings[0].problem
+
+
+def test_a_document_is_made_into_shapes_once_for_all_its_scenes(tmp_path, monkeypatch):
+    path = write_json(tmp_path / "a.json", geojson(some_shapes(), UTM, kind=KINDS))
+    made = []
+    build = shapely.geometry.shape
+
+    def counted(body):
+        made.append(1)
+        return build(body)
+
+    monkeypatch.setattr(documents, "shape", counted)
+    for name in ("a.png", "b.png"):
+        survey(str(path), RULE, name)
+        burnt(path, RULE, scene_info(), image_name=name)
+    assert len(made) == len(KINDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,19 +14,20 @@ import shapely
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.errors import LabelsDoNotMatch, UnknownClassValue
+from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels.features import Features, Notes, some
-from satseg_ray.geo.labels.place import Coordinates, Placement, apart
+from satseg_ray.geo.labels.features import Features, Notes, ShapeFile, some
+from satseg_ray.geo.labels.place import Placement, apart
 from satseg_ray.geo.labels.polygons import place
 from satseg_ray.geo.labels.rule import Indexes, LabelRule
-from satseg_ray.geo.labels.shapes import BurntLabels, Geometries, Shapes
+from satseg_ray.geo.labels.shapes import BurntLabels, Coordinates, Geometries, Shapes
 from satseg_ray.geo.raster import RasterInfo
 
 
 def burnt_labels(
-    path: str, features: Features, rule: LabelRule, scene: RasterInfo, image: RasterInfo
+    file: ShapeFile, rule: LabelRule, scene: RasterInfo, image: RasterInfo
 ) -> BurntLabels:
-    """Return the labels that the features of a file give a scene.
+    """Return the labels that the shapes of a file give a scene.
 
     ``image`` is the raster whose pixels the file counts in; it is the scene unless that is
     read warped.
@@ -33,24 +36,74 @@ def burnt_labels(
         LabelsDoNotMatch: file and scene do not overlap, or one of them has no CRS.
         UnknownClassValue: shapes have a label that is no class.
     """
+    path, features = file.path, file.features
     notes = Notes(path, list(features.findings))
     placement = Placement(scene, _source_crs(path, features, rule, scene), image)
+    if placement.source is None and not features.pixels:
+        _doubt_pixels(file, scene, notes)
     _check_size(path, features, image)
     values = class_values(path, features, rule, notes)
-    placed = place(features, placement, rule, notes)
-    order = _burning_order(features, placed.rows)
-    polygons, rows = placed.shapes[order], placed.rows[order]
-    bounds = shapely.bounds(polygons)
-    inside = _reaches(bounds, scene.window)
+    placed = _placed(file, placement, rule)
+    notes.findings += [*file.sound.findings, *placed.findings]
     fill = rule.fill
-    if len(polygons) and not inside.any():
-        fill = _meet_nothing(path, bounds, rule, scene, notes)
+    if placed.any and not placed.inside.any():
+        fill = _meet_nothing(file, placed, rule, placement, notes)
     elif not rule.shared:
-        _note_beyond(np.asarray(features.ids, object)[rows], bounds, scene, notes)
-    _note_small(np.asarray(features.ids, object)[rows][inside], bounds[inside], scene, notes)
-    near = _cut(polygons[inside], bounds[inside], scene)
-    shapes = Shapes(scene.height, scene.width, near, values[rows][inside], fill)
+        _note_beyond(features, placed, scene, notes)
+    rows, bounds = placed.rows[placed.inside], placed.bounds[placed.inside]
+    _note_small(_ids(features, rows), bounds, scene, notes)
+    order = _burning_order(features, rows)
+    polygons = _cut(placed.polygons[placed.inside], bounds, scene)
+    shapes = Shapes(scene.height, scene.width, polygons[order], values[rows[order]], fill)
     return BurntLabels(shapes, tuple(notes.findings))
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The polygons in a scene's pixels of the shapes that may reach it; ``far`` are others' rows.
+
+    ``rows`` says which feature each polygon comes from, ``bounds`` where it lies, ``inside``
+    whether that is in the scene.
+    """
+
+    polygons: Geometries
+    rows: npt.NDArray[np.intp]
+    far: npt.NDArray[np.intp]
+    bounds: Coordinates
+    inside: npt.NDArray[np.bool_]
+    findings: Sequence[Finding]
+
+    @property
+    def any(self) -> bool:
+        """Whether there is any shape, wherever."""
+        return bool(len(self.rows) or len(self.far))
+
+
+def _placed(file: ShapeFile, placement: Placement, rule: LabelRule) -> _Placed:
+    """Return the shapes of a file as a scene sees them.
+
+    Those far away are left as they are, unless no other reaches a scene whose own labels they
+    are: then all are placed, so that it can be said where.
+    """
+    near = placement.near(file.sound.bounds, rule.line_width or 0.0)
+    found = _placed_of(file, near, placement, rule)
+    if rule.shared or near.all() or found.inside.any():
+        return found
+    return _placed_of(file, np.ones_like(near), placement, rule)
+
+
+def _placed_of(
+    file: ShapeFile, near: npt.NDArray[np.bool_], placement: Placement, rule: LabelRule
+) -> _Placed:
+    found = place(file, near, placement, rule.line_width or 0.0)
+    bounds = shapely.bounds(found.shapes).reshape(-1, 4)
+    inside = _reaches(bounds, placement.scene.window)
+    far = file.sound.rows[~near]
+    return _Placed(found.shapes, found.rows, far, bounds, inside, found.notes.findings)
+
+
+def _ids(features: Features, rows: npt.NDArray[np.intp]) -> list[str]:
+    return [features.ids[row] for row in rows]
 
 
 def _source_crs(
@@ -72,7 +125,7 @@ def _source_crs(
     if declared is None:
         raise LabelsDoNotMatch(
             path, f"has no CRS, its scene {scene.path} is in {scene.crs_title}",
-            "Name the CRS of the labels in labels_crs.",
+            "Name the CRS of the labels in shapes.crs.",
         )  # fmt: skip
     return _crs(path, declared)
 
@@ -84,6 +137,30 @@ def _crs(path: str, text: str) -> pyproj.CRS:
         raise LabelsDoNotMatch(
             path, f"has the CRS {text[:80]!r}, which nobody knows", "Name its EPSG code."
         ) from error
+
+
+DEGREES = (180.0, 90.0)
+"""Greatest longitude and latitude."""
+
+
+def _doubt_pixels(file: ShapeFile, scene: RasterInfo, notes: Notes) -> None:
+    """Say that coordinates are taken as pixels, where they may as well be degrees.
+
+    They may where the format means degrees, all lie among those of the Earth and most have a
+    fraction, and the image is larger than that, or does not hold them all.
+    """
+    corners = shapely.get_coordinates(file.sound.shapes)
+    if file.features.default_crs is None or not len(corners) or (np.abs(corners) > DEGREES).any():
+        return
+    size = np.array([scene.width, scene.height])
+    odd = (size > DEGREES).all() or (corners < 0).any() or (corners > size).any()
+    if odd and (corners != corners.round()).mean() > 0.5:
+        notes.say(
+            "warning",
+            "taken-as-pixels",
+            f"has coordinates that may be degrees, and its scene {scene.path} has no CRS",
+            "Taken as pixels. Give the scene a georeference if they are degrees.",
+        )
 
 
 def _check_size(path: str, features: Features, image: RasterInfo) -> None:
@@ -122,7 +199,7 @@ def unknown_names(path: str, found: Counter[str]) -> UnknownClassValue:
         path,
         f"names {common}{', ...' if len(found) > 5 else ''} in {found.total()} shapes, "
         "which no class has",
-        "Add it to classes, or to names with the class that it means (or none).",
+        "Add it to classes, or to shapes.names with the class that it means (or none).",
     )
 
 
@@ -167,12 +244,12 @@ BEYOND = 1e-3
 """Pixels by which a shape may stand over the raster's edge unsaid."""
 
 
-def _note_beyond(ids: Any, bounds: Coordinates, scene: RasterInfo, notes: Notes) -> None:
-    inside = _reaches(bounds, scene.window)
-    left, top, right, bottom = bounds.T
+def _note_beyond(features: Features, placed: _Placed, scene: RasterInfo, notes: Notes) -> None:
+    left, top, right, bottom = placed.bounds.T
     over = (left < -BEYOND) | (top < -BEYOND)
     over |= (right > scene.width + BEYOND) | (bottom > scene.height + BEYOND)
-    outside, partly = list(ids[~inside]), list(ids[inside & over])
+    out = np.sort(np.concatenate([placed.far, placed.rows[~placed.inside]]))
+    outside, partly = _ids(features, out), _ids(features, placed.rows[placed.inside & over])
     parts = [f"{some(outside)} wholly"] if outside else []
     parts += [f"{some(partly)} partly"] if partly else []
     if parts:
@@ -180,30 +257,39 @@ def _note_beyond(ids: Any, bounds: Coordinates, scene: RasterInfo, notes: Notes)
                   "What lies inside is used.")  # fmt: skip
 
 
-def _note_small(ids: Any, bounds: Coordinates, scene: RasterInfo, notes: Notes) -> None:
+def _note_small(ids: list[str], bounds: Coordinates, scene: RasterInfo, notes: Notes) -> None:
     """Note shapes that no pixel can belong to; refuse them where all are such, in pixels."""
     first, last = np.ceil(bounds[:, :2] - 0.5), np.floor(bounds[:, 2:] - 0.5)
-    small = (last < first).any(axis=1)
+    small = np.asarray((last < first).any(axis=1))
     if scene.crs is None and len(bounds) and (bounds[:, 2:] - bounds[:, :2] < 1).all():
         raise LabelsDoNotMatch(
             notes.path,
-            f"holds {some(list(ids))} smaller than a pixel, and its scene {scene.path} has no CRS",
+            f"holds {some(ids)} smaller than a pixel, and its scene {scene.path} has no CRS",
             "Give labels in pixels, or the scene a georeference if these are in degrees.",
         )
     if small.any():
-        notes.say("note", "no-pixel", f"{some(list(ids[small]))} so small that no pixel's centre "
+        names = [name for name, is_one in zip(ids, small, strict=True) if is_one]
+        notes.say("note", "no-pixel", f"{some(names)} so small that no pixel's centre "
                   "lies inside", "No pixel is theirs.")  # fmt: skip
 
 
 def _meet_nothing(
-    path: str, bounds: Coordinates, rule: LabelRule, scene: RasterInfo, notes: Notes
+    file: ShapeFile, placed: _Placed, rule: LabelRule, placement: Placement, notes: Notes
 ) -> int:
     """Return what fills a scene that no shape reaches: its background if it lies among them."""
-    extent = np.array([*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)])
+    scene = placement.scene
     if not rule.shared:
-        raise apart(path, scene, extent.tolist())
-    among = bool(_reaches(extent[None], scene.window)[0])
+        raise apart(file.path, scene, _extent(placed.bounds)[0].tolist())
+    if len(placed.far):
+        among = bool(placement.near(_extent(file.sound.bounds), grown=False)[0])
+    else:
+        among = bool(_reaches(_extent(placed.bounds), scene.window)[0])
     fill = rule.fill if among else IGNORE
     notes.say("note", "no-shape-here", f"no shape reaches {scene.path}",
               "It is unlabelled." if fill == IGNORE else "It is background.")  # fmt: skip
     return fill
+
+
+def _extent(bounds: Coordinates) -> Coordinates:
+    """Return the bounds (1, 4) of all bounds."""
+    return np.array([[*bounds[:, :2].min(axis=0), *bounds[:, 2:].max(axis=0)]])

@@ -149,8 +149,8 @@ def geojson_features(path: str, document: Document, rule: LabelRule) -> Features
     fields = list(dict.fromkeys(key for one in found for key in _properties(one)))
     check_labelled(path, rule, fields)
     if found:
-        check_attribute(path, "attribute", rule.attribute, fields)
-        check_attribute(path, "order_by", rule.order_by, fields)
+        check_attribute(path, "shapes.attribute", rule.attribute, fields)
+        check_attribute(path, "shapes.order_by", rule.order_by, fields)
     ids = [str(one.get("id", at)) for at, one in enumerate(found)]
     shapes = [_geometry(one.get("geometry")) for one in found]
     bad = [i for i, geometry in zip(ids, shapes, strict=True) if isinstance(geometry, str)]

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from satseg_ray.findings import Finding, Level
-from satseg_ray.geo.labels.shapes import Geometries
+from satseg_ray.geo.labels.shapes import Coordinates, Geometries
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,29 @@ class Features:
     order: Sequence[Any] | None = None
     size: tuple[int, int] | None = None
     findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The shapes of a file that can be placed: valid polygons, and lines that get a width.
+
+    ``rows`` says which feature each of ``shapes`` comes from, ``bounds`` (shapes, 4) where it lies
+    in the file's coordinates: left, bottom, right, top. ``findings`` tell of what is left out.
+    """
+
+    shapes: Geometries
+    rows: npt.NDArray[np.intp]
+    bounds: Coordinates
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class ShapeFile:
+    """A file of shapes as it is read once for all scenes that share it."""
+
+    path: str
+    features: Features
+    sound: Sound
 
 
 @dataclass

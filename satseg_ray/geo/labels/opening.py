@@ -15,19 +15,17 @@ from satseg_ray.classes import IGNORE
 from satseg_ray.errors import LabelsDoNotMatch, MissingFile, UnreadableLabels
 from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Window
-from satseg_ray.geo.labels.annotations import images_of, read_annotations
+from satseg_ray.geo.labels.annotations import READERS, images_of, read_annotations
 from satseg_ray.geo.labels.burnt import burnt_labels
 from satseg_ray.geo.labels.documents import Document, geojson_features, json_kind, load_json
-from satseg_ray.geo.labels.features import Features
+from satseg_ray.geo.labels.features import ShapeFile
 from satseg_ray.geo.labels.nearest import NearestLabels
 from satseg_ray.geo.labels.place import apart, bounds_on
+from satseg_ray.geo.labels.polygons import sound
 from satseg_ray.geo.labels.rasters import LabelReader, LabelSurvey, check_same_grid
 from satseg_ray.geo.labels.rule import Indexes, LabelRule, Labels
 from satseg_ray.geo.labels.vectors import check_vertices, read_geoparquet, read_vectors
 from satseg_ray.geo.raster import RasterInfo, inspect_raster
-
-VECTORS = ("geopackage", "shapefile", "geoparquet", "geojson")
-ANNOTATIONS = ("coco", "labelme", "via", "via3")
 
 
 def kind_of(path: str) -> str:
@@ -102,27 +100,27 @@ def _loaded_kind(path: str, stamp: Stamp) -> tuple[str, Document | None]:
     return kind_of_json, document
 
 
-def _features(path: str, rule: LabelRule, image_name: str | None) -> Features | None:
-    """Return the features of a file; None of a raster."""
-    kind, document = _kind(path)
+def _shape_file(path: str, rule: LabelRule, image_name: str | None) -> ShapeFile | None:
+    """Return the shapes of a file; None of a raster."""
+    kind, _ = _kind(path)
     if kind == "raster":
         return None
+    name = image_name if kind in READERS else None
+    with _LOADING:
+        return _loaded_shapes(path, _stamp(path), rule, name)
+
+
+@lru_cache(maxsize=1)
+def _loaded_shapes(path: str, stamp: Stamp, rule: LabelRule, image_name: str | None) -> ShapeFile:
+    kind, document = _loaded_kind(path, stamp)
     if document is None:
-        with _LOADING:
-            return _loaded_vectors(path, _stamp(path), kind, rule)
-    if kind == "geojson":
+        features = (read_geoparquet if kind == "geoparquet" else read_vectors)(path, rule)
+    elif kind == "geojson":
         features = geojson_features(path, document, rule)
     else:
         features = read_annotations(path, kind, document, rule, image_name)
     check_vertices(path, features)
-    return features
-
-
-@lru_cache(maxsize=1)
-def _loaded_vectors(path: str, stamp: Stamp, kind: str, rule: LabelRule) -> Features:
-    features = (read_geoparquet if kind == "geoparquet" else read_vectors)(path, rule)
-    check_vertices(path, features)
-    return features
+    return ShapeFile(path, features, sound(path, features, rule.line_width is not None))
 
 
 @dataclass(frozen=True)
@@ -159,15 +157,15 @@ def open_labels(
         MissingFile, UnreadableLabels, UnreadableRaster: there is no such file, or it is damaged.
         UnknownClassValue: a value, colour or name is no class (of rasters: from ``blocks``).
     """
-    features = _features(path, rule, image_name)
-    if features is not None:
-        yield burnt_labels(path, features, rule, scene, image or scene)
+    shapes = _shape_file(path, rule, image_name)
+    if shapes is not None:
+        yield burnt_labels(shapes, rule, scene, image or scene)
         return
     info = _placed(inspect_raster(path), image or scene)
     elsewhere = _elsewhere(info, scene, rule)
     with LabelReader(path, rule) as reader:
         if elsewhere is None:
-            yield RasterLabels(reader)
+            yield RasterLabels(reader, reader.findings)
         else:
             yield _warped(reader, info, scene, rule, elsewhere)
 
@@ -185,7 +183,7 @@ def _warped(
 ) -> Labels:
     left, top, right, bottom = bounds_on(info, scene)
     if left < scene.width and right > 0 and top < scene.height and bottom > 0:
-        return NearestLabels(reader, info, scene, rule.fill, (elsewhere,))
+        return NearestLabels(reader, info, scene, rule.fill, (elsewhere, *reader.findings))
     if not rule.shared:
         raise apart(info.path, scene, (left, top, right, bottom))
     bare = Finding("note", "no-label-here", info.path, f"does not reach {scene.path}",
@@ -214,14 +212,14 @@ def survey(path: str, rule: LabelRule, image_name: str | None = None) -> LabelSu
     Raises:
         As :func:`open_labels`, but not of unknown values, colours and names.
     """
-    features = _features(path, rule, image_name)
-    if features is None:
+    shapes = _shape_file(path, rule, image_name)
+    if shapes is None:
         with LabelReader(path, rule) as reader:
             return reader.survey()
     known: Counter[str] = Counter(dict.fromkeys(rule.table.names, 0))
     unknown: Counter[str] = Counter()
     unlabelled = 0
-    for label, count in Counter(features.labels).items():
+    for label, count in Counter(shapes.features.labels).items():
         index = rule.index(label if label is not None else rule.every or "")
         if index is None:
             unknown[str(label)] += count

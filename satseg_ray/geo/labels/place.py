@@ -15,15 +15,17 @@ import shapely
 from rasterio.transform import Affine
 
 from satseg_ray.errors import LabelsDoNotMatch
-from satseg_ray.geo.labels.shapes import Geometries
+from satseg_ray.geo.labels.shapes import Coordinates, Geometries
 from satseg_ray.geo.raster import RasterInfo
-
-Coordinates = npt.NDArray[np.float64]
 
 SEGMENT = 8
 """Pixels between the points of an edge that is carried to another CRS."""
 MOST_SEGMENTS = 4096
 """Points along the extent of one shape that is carried to another CRS."""
+MARGIN = 0.05
+"""Share of a scene's longer side by which it is grown before shapes far from it are cut off."""
+STRETCH = 16
+"""By how much the metres of a projection may be longer than those on the ground."""
 
 
 def same_crs(left: pyproj.CRS, right: pyproj.CRS) -> bool:
@@ -78,6 +80,53 @@ class Placement:
         """Return geometries of the scene's CRS in its pixels."""
         return geometries if self.target is None else _moved(geometries, ~grid_of(self.scene))
 
+    def near(
+        self, bounds: Coordinates, width: float = 0.0, grown: bool = True
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which bounds (shapes, 4) in the file's coordinates may reach the scene.
+
+        Lines get ``width`` metres. Law: what reaches the scene is among them if the scene is
+        ``grown``, and so is what has no place on the Earth. All are, where nobody can tell.
+        """
+        box = self._scene_box(width if grown else None)
+        if box is None or self.source is None:
+            return np.ones(len(bounds), np.bool_)
+        if not self.source.is_geographic:
+            return _meet(bounds, box)
+        found = np.asarray((np.abs(bounds[:, 1::2]) > 90).any(axis=1))
+        for turn in (-360.0, 0.0, 360.0):
+            found = found | _meet(bounds + np.array([turn, 0, turn, 0]), box)
+        return found
+
+    def _scene_box(self, width: float | None) -> Coordinates | None:
+        """Return the scene's bounds in the file's CRS, grown with a width; None if not sure."""
+        scene, gsd = self.scene, self.scene.gsd
+        if self.target is None or self.source is None or gsd is None:
+            return None
+        margin = 0.0
+        if width is not None:
+            margin = 2 + MARGIN * max(scene.height, scene.width) + STRETCH * width / min(gsd)
+        along = np.linspace(0, 1, NET)
+        cols, rows = (along * (n + 2 * margin) - margin for n in (scene.width, scene.height))
+        xs, ys = grid_of(scene) @ tuple(part.ravel() for part in np.meshgrid(cols, rows))
+        box = np.array([xs.min(), ys.min(), xs.max(), ys.max()])
+        if same_crs(self.source, self.target):
+            return box
+        change = _changer(self.target.to_wkt(), self.source.to_wkt())
+        xs, ys = change.transform(xs, ys)
+        try:
+            left, bottom, right, top = box.tolist()
+            box = np.array(change.transform_bounds(left, bottom, right, top, NET))
+        except pyproj.exceptions.ProjError:
+            return None
+        if self.source.is_geographic:
+            box[2] += 360 * (box[2] < box[0])  # across the date line
+            xs = box[0] + (xs - box[0] + 180) % 360 - 180 if box[2] - box[0] < 180 else xs
+        slack = (box[2:] - box[:2]) / 100
+        box += np.concatenate([-slack, slack])
+        net = np.column_stack([xs, ys, xs, ys])
+        return box if np.isfinite(net).all() and _meet(net, box).all() else None
+
     def _densified(self, geometries: Geometries, source: pyproj.CRS) -> Geometries:
         """Return geometries with points along their long edges, which other CRSs bend."""
         bounds = shapely.bounds(geometries)
@@ -113,6 +162,16 @@ def _segmentized(shape: Any, step: float) -> Any:
     return shapely.segmentize(shape, step)
 
 
+NET = 17
+"""Points along each side of a scene that tell where it lies in another CRS."""
+
+
+def _meet(bounds: Coordinates, box: Coordinates) -> npt.NDArray[np.bool_]:
+    """Tell which bounds (shapes, 4) touch a box: left, bottom, right, top."""
+    low, high = bounds[:, :2] <= box[2:], bounds[:, 2:] >= box[:2]
+    return np.asarray((low & high).all(axis=1))
+
+
 def grid_of(info: RasterInfo) -> Affine:
     """Return the way from a raster's pixels to its CRS."""
     return Affine.from_gdal(*info.transform) if info.transform else Affine.identity()
@@ -128,22 +187,25 @@ def _moved(geometries: Geometries, by: Affine) -> Geometries:
     return np.asarray(shapely.transform(geometries, move))
 
 
-@lru_cache(maxsize=64)
 def transformer(source: str, target: str) -> Callable[..., Any]:
     """Return the change of coordinates, x before y, between two CRSs (WKT).
 
     Raises:
         LabelsDoNotMatch: there is none, as from a site's own CRS to one of the Earth.
     """
+    carried: Callable[..., Any] = _changer(source, target).transform
+    return carried
+
+
+@lru_cache(maxsize=64)
+def _changer(source: str, target: str) -> pyproj.Transformer:
     try:
-        change = pyproj.Transformer.from_crs(source, target, always_xy=True)
+        return pyproj.Transformer.from_crs(source, target, always_xy=True)
     except pyproj.exceptions.ProjError as error:
         names = [pyproj.CRS.from_user_input(text).name for text in (source, target)]
         raise LabelsDoNotMatch(
             f"the CRS {names[0]}", f"has no way to {names[1]}", "Give a CRS of the Earth."
         ) from error
-    carried: Callable[..., Any] = change.transform
-    return carried
 
 
 def apart(path: str, scene: RasterInfo, extent: Sequence[float]) -> LabelsDoNotMatch:

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import pyproj
 import shapely
 
-from satseg_ray.geo.labels.features import Features, Notes
+from satseg_ray.geo.labels.features import Features, Notes, ShapeFile, Sound
 from satseg_ray.geo.labels.place import Placement, grid_of, transformer
-from satseg_ray.geo.labels.rule import LabelRule
 from satseg_ray.geo.labels.shapes import Geometries
 
 TRUE_SCALE = 0.002
@@ -38,8 +37,9 @@ class Sieve:
         self.notes.add(code, list(self.ids[self.rows[those]]), problem, action)
 
 
-def place(features: Features, placement: Placement, rule: LabelRule, notes: Notes) -> Sieve:
-    """Return the polygons of all features in the scene's pixels; what has none is noted."""
+def sound(path: str, features: Features, widened: bool) -> Sound:
+    """Return the shapes of a file that any scene can take; lines and points if they are widened."""
+    notes = Notes(path)
     found = Sieve(
         features.geometries, np.arange(len(features.ids)), np.asarray(features.ids, object), notes
     )
@@ -47,12 +47,29 @@ def place(features: Features, placement: Placement, rule: LabelRule, notes: Note
     found.keep(there, "null-geometry", "without a geometry")
     found.shapes = np.asarray(shapely.force_2d(found.shapes))
     found.keep(_finite(found.shapes), "bad-coordinates", "with coordinates that are no numbers")
-    if rule.line_width is None:
+    if not widened:
         areas = shapely.get_dimensions(found.shapes) == 2
-        found.keep(areas, "line-without-width", "of lines or points, without a line_width")
-    found.shapes = _in_pixels(found.shapes, placement, rule.line_width or 0.0)
+        found.keep(areas, "line-without-width", "of lines or points, without shapes.line_width")
+    areas = shapely.get_dimensions(found.shapes) == 2
+    found.note(areas & ~shapely.is_valid(found.shapes), "repaired-geometry",
+               "with an outline that crosses itself", "Repaired (make_valid).")  # fmt: skip
+    found.note(areas & _collections(found.shapes), "mixed-geometry", "of several kinds in one",
+               "Their polygons alone are used.")  # fmt: skip
+    found.shapes = _repair(found.shapes)
+    found.keep(~shapely.is_empty(found.shapes), "no-area", "without an area")
+    bounds = np.asarray(shapely.bounds(found.shapes), np.float64).reshape(-1, 4)
+    return Sound(found.shapes, found.rows, bounds, tuple(notes.findings))
+
+
+def place(
+    file: ShapeFile, near: npt.NDArray[np.bool_], placement: Placement, width: float
+) -> Sieve:
+    """Return the polygons in the scene's pixels of those shapes of a file that are ``near``."""
+    ids = np.asarray(file.features.ids, object)
+    found = Sieve(file.sound.shapes[near], file.sound.rows[near], ids, Notes(file.path))
+    found.shapes = _in_pixels(found.shapes, placement, width)
     found.keep(_finite(found.shapes), "bad-coordinates", "that the scene's CRS has no place for")
-    _repair(found)
+    found.shapes = _repair(found.shapes)  # by rounding, an outline may cross itself again
     found.keep(~shapely.is_empty(found.shapes), "no-area", "without an area")
     return found
 
@@ -66,20 +83,21 @@ def _in_pixels(shapes: Geometries, placement: Placement, width: float) -> Geomet
     return out
 
 
-def _repair(found: Sieve) -> None:
-    """Make all shapes valid polygons, or empty."""
-    broken = ~shapely.is_valid(found.shapes)
-    found.note(broken, "repaired-geometry", "with an outline that crosses itself",
-               "Repaired (make_valid).")  # fmt: skip
-    mixed = shapely.get_type_id(found.shapes) == shapely.GeometryType.GEOMETRYCOLLECTION
-    found.note(mixed, "mixed-geometry", "of several kinds in one",
-               "Their polygons alone are used.")  # fmt: skip
-    found.shapes = found.shapes.copy()
-    found.shapes[broken] = shapely.make_valid(
-        found.shapes[broken], method="structure", keep_collapsed=False
-    )
-    mixed = shapely.get_type_id(found.shapes) == shapely.GeometryType.GEOMETRYCOLLECTION
-    found.shapes[mixed] = [shapely.union_all(_parts(shape)) for shape in found.shapes[mixed]]
+def _repair(shapes: Geometries) -> Geometries:
+    """Return shapes of which all areas are valid polygons, or empty."""
+    areas = shapely.get_dimensions(shapes) == 2
+    broken = areas & ~shapely.is_valid(shapes)
+    out = shapes.copy()
+    out[broken] = shapely.make_valid(shapes[broken], method="structure", keep_collapsed=False)
+    mixed = areas & _collections(out)
+    out[mixed] = [shapely.union_all(_parts(shape)) for shape in out[mixed]]
+    return out
+
+
+def _collections(shapes: Geometries) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_]
+    found = shapely.get_type_id(shapes) == shapely.GeometryType.GEOMETRYCOLLECTION
+    return found
 
 
 def _finite(shapes: Geometries) -> npt.NDArray[np.bool_]:
@@ -120,7 +138,10 @@ def _widened(shapes: Geometries, placement: Placement, width: float) -> Geometri
 
 
 def _buffered(lines: Geometries, width: float) -> Geometries:
-    return np.asarray(shapely.buffer(lines, width / 2, quad_segs=16))
+    """Return lines as areas; those without a place stay, since GEOS would crash of them."""
+    out, there = lines.copy(), _finite(lines)
+    out[there] = shapely.buffer(lines[there], width / 2, quad_segs=16)
+    return out
 
 
 def _metres(placement: Placement) -> float | None:

@@ -19,11 +19,13 @@ from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.errors import ConfigError, LabelsDoNotMatch, UnknownClassValue
+from satseg_ray.findings import Finding, Level
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels.rule import Indexes, LabelRule, color_code, color_name
 from satseg_ray.geo.raster import OwnMask, Pixels, RasterInfo, alpha_band, open_raster, reading
 
 _UNKNOWN = 254
+_WARP = "Set crs and resolution, to read both on one grid, or warp the labels onto the scene's."
 
 
 def check_same_grid(labels: RasterInfo, scene: RasterInfo) -> None:
@@ -43,7 +45,7 @@ def check_same_grid(labels: RasterInfo, scene: RasterInfo) -> None:
         raise LabelsDoNotMatch(
             labels.path,
             f"is in {labels.crs_title}, its scene {scene.path} in {scene.crs_title}",
-            "Warp the labels onto the scene's grid.",
+            _WARP,
         )
     if labels.transform and scene.transform:
         off = _corners_apart(labels.transform, scene)
@@ -51,7 +53,7 @@ def check_same_grid(labels: RasterInfo, scene: RasterInfo) -> None:
             raise LabelsDoNotMatch(
                 labels.path,
                 f"lies {off:.2f} pixels off its scene {scene.path}",
-                "Warp the labels onto the scene's grid.",
+                _WARP,
             )
 
 
@@ -93,6 +95,17 @@ class LabelReader:
                 self._prepare()
             self._open = stack.pop_all()
         return self
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the file has that is not read: bands that are no colour."""
+        bands = self._dataset.count - (alpha_band(self._dataset) is not None)
+        if bands <= len(self._bands):
+            return ()
+        level: Level = "warning" if self._rule.by == "auto" else "note"
+        where = "band 1" if len(self._bands) == 1 else "bands 1 to 3"
+        problem = f"has {bands} bands and is read by {self.by} from {where}"
+        return (Finding(level, "label-bands", self.path, problem, "The others are not used."),)
 
     def _prepare(self) -> None:
         """Find out how the file says its classes."""

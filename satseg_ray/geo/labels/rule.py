@@ -70,7 +70,7 @@ class BitField:
 class LabelRule:
     """How what a label file holds becomes classes.
 
-    Rasters. ``ignore`` holds the values (0..255, of bit fields any word) and colours (``#RRGGBB``)
+    Rasters. ``ignore`` holds the values (0..65535) and colours (``#RRGGBB``)
     that mean "unlabelled". With ``by="auto"``, ``bits`` mean bit fields, a palette or three bands
     colours, one plain band values. The first of ``bits`` that matches wins over later ones, and
     ``ignore`` over all of them; a word that none matches is not covered. With ``warp`` a
@@ -113,11 +113,11 @@ class LabelRule:
         if self.by == "bits" and not self.bits:
             raise ConfigError("labels_by", "is bits, and no bits are declared", "Declare bits.")
         if self.line_width is not None and not 0 < self.line_width < float("inf"):
-            raise ConfigError("line_width", f"is {self.line_width:g}", "Use metres above 0.")
+            raise ConfigError("shapes.line_width", f"is {self.line_width:g}", "Use metres above 0.")
         named = [("bits", b.name) for b in self.bits]
-        named += [("names", name) for name in self.names.values() if name]
+        named += [("shapes.names", name) for name in self.names.values() if name]
         named += [("background", self.background)] if self.background is not None else []
-        named += [("every", self.every)] if self.every is not None else []
+        named += [("shapes.every", self.every)] if self.every is not None else []
         for key, name in named:
             if name not in self.table.names:
                 raise ConfigError(

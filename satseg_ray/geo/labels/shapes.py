@@ -20,6 +20,7 @@ from satseg_ray.geo.labels.rule import Indexes
 
 Geometries = npt.NDArray[Any]
 """Shapely geometries, an array of objects."""
+Coordinates = npt.NDArray[np.float64]
 
 
 SNAP = 1 << 16

@@ -125,16 +125,16 @@ def check_labelled(path: str, rule: LabelRule, fields: Sequence[str]) -> None:
     """Refuse a rule that says of no shape which class it is."""
     if rule.attribute is None and rule.every is None:
         raise ConfigError(
-            "attribute", f"is not set: nothing says which class the shapes of {path} are",
-            f"Set attribute ({', '.join(fields) or 'it has none'}), or every.",
+            "shapes.attribute", f"is not set: nothing says which class the shapes of {path} are",
+            f"Set shapes.attribute ({', '.join(fields) or 'it has none'}), or shapes.every.",
         )  # fmt: skip
 
 
 def _asked(path: str, fields: list[str], rule: LabelRule) -> list[str]:
     """Return the columns that the rule needs."""
     check_labelled(path, rule, fields)
-    check_attribute(path, "attribute", rule.attribute, fields)
-    check_attribute(path, "order_by", rule.order_by, fields)
+    check_attribute(path, "shapes.attribute", rule.attribute, fields)
+    check_attribute(path, "shapes.order_by", rule.order_by, fields)
     return [name for name in dict.fromkeys((rule.attribute, rule.order_by)) if name]
 
 
@@ -146,7 +146,7 @@ def _layer(path: str, rule: LabelRule, layers: npt.NDArray[Any]) -> str:
     if rule.layer is not None or len(names) > 1:
         asked = f"is {rule.layer!r}" if rule.layer is not None else "is not set"
         raise ConfigError(
-            "layer", f"{asked}, {path} has {', '.join(names) or 'none'}", "Name one of them."
+            "shapes.layer", f"{asked}, {path} has {', '.join(names) or 'none'}", "Name one of them."
         )
     if not names:
         raise UnreadableLabels(path, "holds no layer of shapes", "Give a layer with geometries.")

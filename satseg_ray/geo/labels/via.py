@@ -66,12 +66,12 @@ def _attribute(path: str, rule: LabelRule, regions: Sequence[Document]) -> str:
     fields = list(dict.fromkeys(key for region in regions for key in region))
     if rule.attribute is not None and fields and rule.attribute not in fields:
         raise ConfigError(
-            "attribute", f"is {rule.attribute!r}, which {path} has not",
+            "shapes.attribute", f"is {rule.attribute!r}, which {path} has not",
             f"It has {', '.join(fields)}.",
         )  # fmt: skip
     if rule.attribute is None and len(fields) > 1:
         raise ConfigError(
-            "attribute", f"is not set, {path} has {', '.join(fields)}", "Name one of them."
+            "shapes.attribute", f"is not set, {path} has {', '.join(fields)}", "Name one of them."
         )
     return rule.attribute or (fields[0] if fields else "")
 
