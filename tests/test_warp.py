@@ -239,10 +239,13 @@ def test_a_resolution_in_other_units_than_those_of_the_crs_is_refused(tmp_path, 
         inspect_scene(on_grid(path, crs, step))
 
 
-def test_a_scene_without_crs_is_put_on_no_grid(tmp_path):
-    path = write_raster(tmp_path / "a.png", random_pixels((9, 9)))
-    with pytest.raises(ConfigError, match=r"a\.png: has no CRS"):
-        inspect_scene(on_grid(path, "EPSG:3857", 1.0))
+def test_a_scene_without_crs_is_used_as_it_is(tmp_path):
+    pixels = random_pixels((9, 9))
+    path = write_raster(tmp_path / "a.png", pixels)
+    source = on_grid(path, "EPSG:3857", 1.0)
+    assert inspect_scene(source).crs is None
+    with SceneReader(source) as reader:
+        np.testing.assert_array_equal(reader.read(reader.info.window).pixels, pixels)
 
 
 def test_where_a_crs_is_not_defined_a_scene_is_refused(tmp_path):

@@ -54,12 +54,6 @@ class BandFacts:
         """Tell whether all valid pixels hold one value."""
         return self.low is not None and self.low.next is None
 
-    @property
-    def extreme_share(self) -> float:
-        """The share of the more frequent of the lowest and the highest value."""
-        most = max((e.count for e in (self.low, self.high) if e), default=0)
-        return most / self.count if self.count else 0.0
-
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Self:
         """Return the facts that :func:`dataclasses.asdict` gave, by way of JSON."""

@@ -58,7 +58,7 @@ def no_crs(data: Collection) -> Iterator[Finding]:
         "no-crs",
         scenes_in(bare),
         f"without a CRS: {names(bare)}" + ("; the others have one" if some else ""),
-        "Used as they are, in pixels.",
+        "Used as they are, in pixels" + (", not on the grid." if data.on_one_grid else "."),
     )
 
 

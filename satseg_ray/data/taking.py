@@ -22,7 +22,7 @@ from satseg_ray.findings import Finding
 from satseg_ray.geo.formats import is_remote
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels import Indexes, IndexRaster, LabelRule, images_in, kind_of
-from satseg_ray.geo.labels.opening import ANNOTATIONS
+from satseg_ray.geo.labels.annotations import READERS
 from satseg_ray.geo.raster import (
     RasterInfo,
     SceneReader,
@@ -172,7 +172,7 @@ def refuse_in_pixels(labels: str, scene: RasterInfo) -> None:
     Raises:
         LabelsDoNotMatch: nobody can tell which scene it was drawn on.
     """
-    if images_in(labels) or (scene.crs is not None and kind_of(labels) not in ANNOTATIONS):
+    if images_in(labels) or (scene.crs is not None and kind_of(labels) not in READERS):
         return
     raise LabelsDoNotMatch(
         labels,

@@ -57,9 +57,6 @@ class ProfileSpec:
         return chosen
 
 
-DEFAULT_SPEC = ProfileSpec()
-
-
 @dataclass(frozen=True)
 class BandSummary:
     """One band of a profile: sampled values, their moments, extremes and quantiles.

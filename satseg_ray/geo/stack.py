@@ -67,7 +67,7 @@ def plan_scene(source: SceneSource) -> ScenePlan:
     bands = [_bands(file, info) for file, info in files]
     names = [name for file, info in files for name in _names(file, info, len(files) > 1)]
     reference = _reference(source, infos)
-    if source.grid:
+    if source.grid and _placed(reference):  # what lies nowhere is read as it is
         reference = _on_grid(reference, source.grid)
     values = {info.nodata for info in infos}
     scene = replace(
@@ -178,13 +178,7 @@ def _offset(info: RasterInfo, scene: RasterInfo) -> tuple[int, int] | None:
 
 
 def _on_grid(info: RasterInfo, grid: TargetGrid) -> RasterInfo:
-    """Return the smallest part of a grid that covers a raster."""
-    if not _placed(info):
-        raise ConfigError(
-            info.path,
-            f"has no CRS, so nobody knows where it lies on a grid in {grid.crs}",
-            "Read it without a grid, or give it a CRS (gdal_edit.py -a_srs).",
-        )
+    """Return the smallest part of a grid that covers a raster whose place is known."""
     target = CRS.from_user_input(grid.crs)
     left, bottom, right, top = (edge / grid.resolution for edge in _extent(info, target, grid))
     first_col, first_row = math.floor(left + _SLACK), math.floor(-top + _SLACK)

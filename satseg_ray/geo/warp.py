@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.transform import Affine
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject, transform
 
 from satseg_ray.geo.grid import Window
@@ -32,25 +30,6 @@ MAX_SOURCE_BYTES = 64 << 20
 """Bytes of a file that are warped at once; where more are needed a square is halved."""
 SMALL = 64
 """Pixels of a square that is not halved for the sake of a place that a CRS does not know."""
-
-
-@contextmanager
-def warped(dataset: Any, onto: RasterInfo, method: Method = "nearest") -> Iterator[Any]:
-    """Give an open raster as if it lay on the grid of ``onto``, which has a CRS and a transform.
-
-    Every pixel is transformed exactly (no tolerance), so that it does not depend on the window
-    that is read.
-    """
-    with WarpedVRT(
-        dataset,
-        crs=CRS.from_wkt(str(onto.crs)),
-        transform=Affine.from_gdal(*(onto.transform or ())),
-        width=onto.width,
-        height=onto.height,
-        resampling=Resampling[method],
-        tolerance=0,
-    ) as view:
-        yield view
 
 
 @dataclass(frozen=True)
