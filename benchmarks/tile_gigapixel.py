@@ -64,9 +64,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=2, help="of the job and of the bare loop")
     parser.add_argument("--scratch", help="where the scenes and patches lie meanwhile")
     parser.add_argument("--read", nargs=2, help=argparse.SUPPRESS)  # the bare loop's own process
+    parser.add_argument("--share", type=int, nargs=2, default=[0, 1], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        print(json.dumps(read_windows(Path(options.read[0]), Path(options.read[1]), options.unit)))
+        scene, labels = (Path(path) for path in options.read)
+        print(json.dumps(read_windows(scene, labels, options.unit, options.share)))
         sys.exit()
     return options
 
@@ -88,11 +90,13 @@ def tiled(
             with watched() as peak:
                 jobs.append(run_tile(folder, options))
         bare.append(read_alone(scene, labels, options.unit))
+        both = read_in_two(scene, labels, options.unit)
         patches = folder / "workspace" / "data" / "patches" / "bench"
         held = sum(file.stat().st_size for file in patches.rglob("*.parquet"))
         source = scene.stat().st_size + labels.stat().st_size
     return figures(side, bare, jobs) | {
         "compression": compression,
+        "bare_mpx_per_second_of_two": round(side**2 / 1e6 / both, 1),
         "peak_worker_mib": peak.get("worker", 0) >> 20,
         "peak_driver_mib": peak.get("driver", 0) >> 20,
         "bytes_per_pixel": {
@@ -142,28 +146,43 @@ def run_tile(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def read_alone(scene: Path, labels: Path, unit: int) -> dict[str, float]:
     """Run :func:`read_windows` in a process of its own."""
+    return _figures_of(_reader(scene, labels, unit, (0, 1)))
+
+
+def read_in_two(scene: Path, labels: Path, unit: int) -> float:
+    """Run :func:`read_windows` in two processes, each of half the units; return the seconds."""
+    readers = [_reader(scene, labels, unit, (number, 2)) for number in range(2)]
+    return max(_figures_of(reader)["seconds"] for reader in readers)
+
+
+def _reader(scene: Path, labels: Path, unit: int, share: tuple[int, int]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.tile_gigapixel", "--unit", str(unit)]
-    done = subprocess.run(
-        [*command, "--read", str(scene), str(labels)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: dict[str, float] = json.loads(done.stdout)
+    command += ["--share", *map(str, share), "--read", str(scene), str(labels)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def _figures_of(reader: subprocess.Popen[str]) -> dict[str, float]:
+    text, _ = reader.communicate()
+    if reader.returncode:
+        raise subprocess.CalledProcessError(reader.returncode, reader.args)
+    found: dict[str, float] = json.loads(text)
     return found
 
 
-def read_windows(scene: Path, labels: Path, unit: int) -> dict[str, float]:
-    """Read each unit of both rasters by rasterio; return seconds, its own and the processor's."""
+def read_windows(scene: Path, labels: Path, unit: int, share: tuple[int, int]) -> dict[str, float]:
+    """Read units of both rasters by rasterio; return seconds, its own and the processor's.
+
+    ``share`` is the number of this process and of all that read.
+    """
     start, before = monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    first, step = share
     with rasterio.open(scene) as image, rasterio.open(labels) as mask:
-        for row in range(0, image.height, unit):
-            for col in range(0, image.width, unit):
-                height, width = min(unit, image.height - row), min(unit, image.width - col)
-                window = Window(col, row, width, height)
-                image.read(window=window)
-                mask.read(1, window=window)
+        rows, cols = range(0, image.height, unit), range(0, image.width, unit)
+        for row, col in [(row, col) for row in rows for col in cols][first::step]:
+            height, width = min(unit, image.height - row), min(unit, image.width - col)
+            window = Window(col, row, width, height)
+            image.read(window=window)
+            mask.read(1, window=window)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": monotonic() - start, "cpu": cpu}

@@ -16,6 +16,7 @@ from satseg_ray.classes import ClassDef
 from satseg_ray.config import IngestConfig, TileConfig
 from satseg_ray.data.ingest import ingest
 from satseg_ray.data.tile import tile
+from satseg_ray.drift.profile import PROFILE
 from satseg_ray.lineage import file_digest
 from satseg_ray.patches.split import SplitSpec
 from satseg_ray.workspace import Workspace
@@ -40,7 +41,8 @@ def main(nodes: int, scene: Path, model: Path, folder: Path) -> None:
     split = SplitSpec(val=0.1, test=0.1)
     tile(TileConfig(dataset="toy", patch_size=32, stride=32, split=split, unit=256))
     patches = Workspace.resolve().patches("toy")
-    files = sorted(p for p in patches.rglob("*") if p.is_file())
+    # a profile is a random sketch
+    files = sorted(p for p in patches.rglob("*") if p.is_file() and p.name != PROFILE)
     pixels, cores, _ = predicted(scene, model, folder, 64, 2)
     digests = {str(p.relative_to(patches)): file_digest(p) for p in files}
     ray.shutdown()
