@@ -27,6 +27,7 @@ from satseg_ray.errors import (
 )
 from satseg_ray.tracking import Tracking, repository
 from satseg_ray.tracking.datastore import Committed, DataStore, same_files
+from satseg_ray.tracking.dvc_config import DvcConfig
 from satseg_ray.tracking.history import dataset_use, difference, versions
 from satseg_ray.tracking.journal import Journal, Move
 from satseg_ray.workspace import Workspace
@@ -353,6 +354,47 @@ def test_versions_come_back_from_a_remote(store, tmp_path):
     subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
     store.checkout("coast", "coast-v1")
     assert raw(store) == content("raw", 1)
+
+
+def test_cache_and_remote_of_the_users_own_settings_serve_side_and_main_tree(
+    workspace, tmp_path, monkeypatch
+):
+    home = tmp_path / "dvc"
+    home.mkdir()
+    shelf, shared = tmp_path / "shelf", tmp_path / "shared"
+    text = f"[core]\n    remote = shelf\n[cache]\n    dir = {shared}\n"
+    # A path in it is relative to the file that names it
+    (home / "config").write_text(text + "['remote \"shelf\"']\n    url = ../shelf\n")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home))
+    store = open_store(workspace)
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    assert store.repository.cache == shared
+    assert not (store.root / ".dvc/cache").exists()
+    run_dvc(store, "push")
+    assert sorted(read_tree(shelf / "files")) == sorted(read_tree(shared / "files"))
+    ingest(store, "coast", 2)
+    subprocess.run(["rm", "-rf", str(shared)], check=True)
+    store.checkout("coast", "coast-v2")
+    assert (raw(store), patches(store)) == (content("raw", 1), content("patches", 1))
+
+
+def test_a_side_tree_has_the_settings_of_all_files_with_their_paths_made_absolute(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user/config").write_text("[cache]\n    type = copy\n    dir = mine\n")
+    local = "['remote \"cloud\"']\n    url = s3://b/p\n    credentialpath = keys\n"
+    (store.root / ".dvc/config.local").write_text(local)
+    side = tmp_path / "side"
+    store.repository.side_tree(side)
+    found = DvcConfig.read(side)
+    assert found.cache == store.repository.cache == tmp_path / "user/mine"
+    cloud = {"url": "s3://b/p", "credentialpath": str(store.root / ".dvc/keys")}
+    assert found.settings["remote"] == {"cloud": cloud}
+    assert found.settings["core"]["no_scm"] == "true"
+    assert found.settings["cache"]["type"] in ("hardlink", ["hardlink", "copy"], "hardlink,copy")
 
 
 def test_a_version_that_is_nowhere_any_more_is_refused_and_nothing_changes(store):

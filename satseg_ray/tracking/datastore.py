@@ -137,7 +137,7 @@ class _Side:
             self.dvc(_checkout(*targets))
             self._verify()
         except UnwritableProduct:
-            if not self.repository.has_remotes:
+            if not self.repository.dvc_config.has_remotes:
                 raise
             self.dvc(("pull", "--force", *targets))
             self._verify()

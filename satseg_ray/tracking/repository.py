@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import configparser
 import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
 import subprocess
@@ -22,6 +20,7 @@ import psutil
 
 from satseg_ray.errors import DatasetVersionNotFound, InUse, MissingFile, UnwritableProduct
 from satseg_ray.products import fresh_file, locked
+from satseg_ray.tracking.dvc_config import DvcConfig
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 # A detached gc would hold on to the locks that it inherits
@@ -272,41 +271,17 @@ class Repository:
 
     def side_tree(self, folder: Path) -> None:
         """Make ``folder`` a DVC work tree without git that shares this one's cache and remotes."""
-        (folder / ".dvc").mkdir(parents=True)
-        config = self._config()
-        for section in ("core", "cache"):
-            if not config.has_section(section):
-                config.add_section(section)
-        config.remove_option("core", "autostage")
-        for name, value in (("no_scm", "true"), ("analytics", "false"), ("check_update", "false")):
-            config.set("core", name, value)
-        cache = self.cache
-        config.set("cache", "dir", str(cache))
-        links = config.get("cache", "type", fallback="").strip("\"'").split(",")
-        if links[0].strip() == "hardlink" and _can_link(folder / ".dvc", cache):
-            # Given the choice DVC would leave a copy of what is in its cache already
-            config.set("cache", "type", "hardlink")
-        for section in filter(_is_remote, config.sections()):
-            url = config.get(section, "url", fallback="")
-            if url and "://" not in url:
-                config.set(section, "url", os.path.join(self.root, ".dvc", url))
-        with (folder / ".dvc" / "config").open("w", encoding="utf-8") as file:
-            config.write(file)
+        self.dvc_config.write_beside(folder)
+
+    @property
+    def dvc_config(self) -> DvcConfig:
+        """What DVC is told here."""
+        return DvcConfig.read(self.root)
 
     @property
     def cache(self) -> Path:
         """Where DVC keeps the files of all versions."""
-        return self.root / ".dvc" / self._config().get("cache", "dir", fallback="cache")
-
-    @property
-    def has_remotes(self) -> bool:
-        """Whether what is missing in the cache may be elsewhere."""
-        return any(map(_is_remote, self._config().sections()))
-
-    def _config(self) -> configparser.ConfigParser:
-        config = configparser.ConfigParser(interpolation=None)
-        config.read([self.root / ".dvc" / name for name in ("config", "config.local")], "utf-8")
-        return config
+        return self.dvc_config.cache
 
     def refuse_others(self, *folders: Path) -> None:
         """Refuse to begin where somebody else's git or DVC is at work and does not end soon.
@@ -376,25 +351,6 @@ def clean_environment() -> dict[str, str]:
     }
     plain = {"LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
     return environment | plain | {"GIT_TERMINAL_PROMPT": "0"}
-
-
-def _is_remote(section: str) -> bool:
-    return section.strip("'\"").startswith("remote ")
-
-
-def _can_link(folder: Path, other: Path) -> bool:
-    """Tell whether a file of ``folder`` can have a second name in ``other``."""
-    source, link = folder / "tried", other / f".{secrets.token_hex(8)}.tried"
-    other.mkdir(parents=True, exist_ok=True)
-    source.touch()
-    try:
-        os.link(source, link)
-        link.unlink()
-        return True
-    except OSError:
-        return False
-    finally:
-        source.unlink()
 
 
 def _flocked(descriptor: int) -> bool:
