@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -447,6 +448,36 @@ def test_a_lock_of_git_goes_with_its_owner_and_not_before(store, monkeypatch, na
     assert lock.exists()
     assert ingest(store, "coast", 2).tag == "coast-v2"
     assert not lock.exists()
+
+
+@pytest.mark.parametrize("way", ["environment", "relative", "words"])
+def test_a_git_that_works_here_from_elsewhere_keeps_its_lock(store, monkeypatch, tmp_path, way):
+    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    ingest(store, "coast", 1)
+    where = {"GIT_DIR": str(store.root / ".git"), "GIT_WORK_TREE": str(store.root)}
+    if way == "relative":
+        where = {name: os.path.relpath(value, tmp_path) for name, value in where.items()}
+    words = [f"--{name[4:].lower().replace('_', '-')}={value}" for name, value in where.items()]
+    begun = tmp_path / "begun"
+    editor = {"GIT_EDITOR": f"touch {begun}; sleep 60; false"}
+    who = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    (store.root / ".gitignore").write_text("mine")
+    with subprocess.Popen(
+        ["git", *who, *(words if way == "words" else ()), "commit", "--all", "--quiet"],
+        cwd=tmp_path,
+        env=os.environ | editor | (where if way != "words" else {}),
+        start_new_session=True,
+    ) as owner:
+        end = time.monotonic() + 60
+        while not begun.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert (store.root / ".git/index.lock").exists()
+        with pytest.raises(InUse, match=str(owner.pid)):
+            ingest(store, "coast", 2)
+        assert (store.root / ".git/index.lock").exists()
+        os.killpg(owner.pid, signal.SIGKILL)
+    assert ingest(store, "coast", 2).tag == "coast-v2"
+    assert not (store.root / ".git/index.lock").exists()
 
 
 def test_a_command_of_dvc_that_is_at_work_keeps_transactions_out(store, monkeypatch):

@@ -46,6 +46,8 @@ _CONFIG = """[core]
 [cache]
     type = "hardlink,copy"
 """
+_LEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "DVC_ROOT")
+"""Variables that lead git or DVC to a work tree, wherever they start."""
 _PATIENCE = 5.0
 """Seconds that somebody else's git or DVC gets to end by itself."""
 _GRACE = 20.0
@@ -417,11 +419,21 @@ def _works_on(process: psutil.Process, path: Path, root: Path) -> bool:
     try:
         command = process.cmdline()
         tool = process.name().startswith("git") or "dvc" in map(os.path.basename, command[:3])
-        if tool and (Path(process.cwd()).is_relative_to(root) or str(root) in " ".join(command)):
+        if tool and any(place.is_relative_to(root) for place in _places(process, command)):
             return process.status() != psutil.STATUS_ZOMBIE
         return any(file.path == str(path) for file in process.open_files())
     except psutil.AccessDenied:  # another user's: it may be
         return process.name().startswith("git")
+
+
+def _places(process: psutil.Process, command: Sequence[str]) -> Iterator[Path]:
+    """Yield where a process works: its folder, and what its environment and words lead to."""
+    here = process.cwd()
+    environment = process.environ()
+    words = [environment[name] for name in _LEADING if name in environment]
+    words += [word.rpartition("=")[2] for word in command[1:]]
+    for word in ("", *words):
+        yield Path(os.path.realpath(os.path.join(here, word)))
 
 
 def _in_use(path: object, whom: str) -> InUse:
