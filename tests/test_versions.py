@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -554,10 +556,50 @@ def test_a_difference_names_scenes_labels_classes_and_patches(store):
     assert found["scenes"] == {"added": ("d",), "gone": ("b",), "changed": ()}
     assert found["labels"] == {"added": ("c",), "gone": ("b",), "changed": ("a",)}
     assert found["classes"] == {"added": ("ice",), "gone": ("water",), "changed": ()}
-    assert found["patches"] == {"train": (0, 7), "val": (0, 1)}
+    assert {split: change["after"] for split, change in found["patches"].items()} == {
+        "train": 7,
+        "val": 1,
+    }
     assert raw(store) == before
     same = difference(store, "coast", "coast-v3", "coast-v3").to_dict()
     assert same["scenes"] == {"added": (), "gone": (), "changed": ()}
+
+
+def write_patches(folder: Path, files: dict[str, dict[str, bytes]]) -> None:
+    """Write patches, as masks by scene, to Parquet files by path."""
+    counts = dict.fromkeys(("train", "val"), 0)
+    for path, masks in files.items():
+        counts[path.split("/")[0]] += len(masks)
+        (folder / path).parent.mkdir(exist_ok=True)
+        pq.write_table(
+            pa.table({"scene": list(masks), "mask": list(masks.values())}), folder / path
+        )
+    body = {"counts": {split: {"patches": count} for split, count in counts.items()}}
+    (folder / "patches.json").write_text(json.dumps(body))
+
+
+def test_a_difference_counts_patches_by_content_whichever_file_holds_them(store, capsys):
+    ingest(store, "coast", 1)
+    old = {
+        "train/0.parquet": {"a": b"1", "b": b"2"},
+        "train/1.parquet": {"c": b"3"},
+        "val/0.parquet": {"d": b"4"},
+    }
+    new = {  # a moved, b has other labels, e came; c stays in its file, d changed its split
+        "train/1.parquet": {"c": b"3"},
+        "train/2.parquet": {"b": b"9", "a": b"1", "e": b"5", "d": b"4"},
+    }
+    for number, files in enumerate((old, new)):
+        with store.replacing_patches("coast", PARAMS) as draft:
+            write_patches(draft.folder, files)
+            draft.version = f"coast@1/{number}"
+    found = difference(store, "coast", "coast-v2").to_dict()["patches"]
+    assert found == {
+        "train": {"before": 3, "after": 5, "added": 3, "gone": 1},
+        "val": {"before": 1, "after": 0, "added": 0, "gone": 1},
+    }
+    data(DataConfig(action="diff", dataset="coast", version="coast-v2"))
+    assert "train    3 -> 5 patches: added 3; gone 1" in capsys.readouterr().err
 
 
 def test_versions_are_listed_with_what_they_hold(store):

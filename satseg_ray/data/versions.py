@@ -60,8 +60,9 @@ def _diff(config: DataConfig) -> dict[str, Any]:
         ("scenes", found.scenes), ("labels", found.labels), ("classes", found.classes)
     ):  # fmt: skip
         say(f"  {what:9}{_words(change)}")
-    for split, (before, after) in found.patches.items():
-        say(f"  {split:9}{before} -> {after} patches")
+    for split, patches in found.patches.items():
+        words = f"added {patches.added}; gone {patches.gone}"
+        say(f"  {split:9}{patches.before} -> {patches.after} patches: {words}")
     return {"dataset": dataset} | found.to_dict()
 
 
