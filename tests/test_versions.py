@@ -28,11 +28,13 @@ from satseg_ray.errors import (
     InUse,
     UnwritableProduct,
 )
-from satseg_ray.tracking import Tracking, repository
-from satseg_ray.tracking.datastore import Committed, DataStore, same_files
+from satseg_ray.tracking import Tracking, foreign_locks, repository
+from satseg_ray.tracking.committing import same_files
+from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.dvc_config import DvcConfig
 from satseg_ray.tracking.history import dataset_use, difference, versions
 from satseg_ray.tracking.journal import Journal, Move
+from satseg_ray.tracking.side import Committed
 from satseg_ray.workspace import Workspace
 from tests.factories import names
 from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
@@ -435,7 +437,7 @@ HOLD = (
 
 @pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "refs/heads/main.lock"])
 def test_a_lock_of_git_goes_with_its_owner_and_not_before(store, monkeypatch, name):
-    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    monkeypatch.setattr(foreign_locks, "_PATIENCE", 0.2)
     ingest(store, "coast", 1)
     lock = store.root / ".git" / name
     command = [sys.executable, "-c", HOLD, str(lock)]
@@ -454,7 +456,7 @@ def test_a_lock_of_git_goes_with_its_owner_and_not_before(store, monkeypatch, na
 
 @pytest.mark.parametrize("way", ["environment", "relative", "words"])
 def test_a_git_that_works_here_from_elsewhere_keeps_its_lock(store, monkeypatch, tmp_path, way):
-    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    monkeypatch.setattr(foreign_locks, "_PATIENCE", 0.2)
     ingest(store, "coast", 1)
     where = {"GIT_DIR": str(store.root / ".git"), "GIT_WORK_TREE": str(store.root)}
     if way == "relative":
@@ -483,7 +485,7 @@ def test_a_git_that_works_here_from_elsewhere_keeps_its_lock(store, monkeypatch,
 
 
 def test_a_command_of_dvc_that_is_at_work_keeps_transactions_out(store, monkeypatch):
-    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    monkeypatch.setattr(foreign_locks, "_PATIENCE", 0.2)
     ingest(store, "coast", 1)
     code = (
         "import sys, time, zc.lockfile\n"
@@ -690,9 +692,9 @@ def with_stand_ins(store: DataStore) -> None:
 
 @pytest.fixture
 def described(monkeypatch: pytest.MonkeyPatch) -> None:
-    from satseg_ray.tracking import datastore
+    from satseg_ray.tracking import reproduction
 
-    monkeypatch.setattr(datastore, "_described_patches", lambda folder: {"version": ""})
+    monkeypatch.setattr(reproduction, "_described_patches", lambda folder: {"version": ""})
 
 
 @pytest.mark.usefixtures("described")

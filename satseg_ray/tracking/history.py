@@ -13,9 +13,10 @@ import yaml
 
 from satseg_ray.errors import DatasetVersionNotFound
 from satseg_ray.patches.contents import patch_digests
-from satseg_ray.tracking.datastore import DataStore, summary_at
+from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.journal import number_of, tags_of
 from satseg_ray.tracking.runs import DatasetUse
+from satseg_ray.tracking.side import summary_at
 from satseg_ray.workspace import Workspace
 
 _TAG = re.compile(r"(.+)-v[1-9][0-9]*")
