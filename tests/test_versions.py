@@ -461,7 +461,7 @@ def test_a_git_that_works_here_from_elsewhere_keeps_its_lock(store, monkeypatch,
     where = {"GIT_DIR": str(store.root / ".git"), "GIT_WORK_TREE": str(store.root)}
     if way == "relative":
         where = {name: os.path.relpath(value, tmp_path) for name, value in where.items()}
-    words = [f"--{name[4:].lower().replace('_', '-')}={value}" for name, value in where.items()]
+    words = [f"--git-dir={where['GIT_DIR']}", f"--work-tree={where['GIT_WORK_TREE']}"]
     begun = tmp_path / "begun"
     editor = {"GIT_EDITOR": f"touch {begun}; sleep 60; false"}
     who = ["-c", "user.name=me", "-c", "user.email=me@here"]
@@ -862,6 +862,42 @@ def test_a_binary_in_the_pipeline_is_carried_as_it_is(store):
     assert not binary.exists()
     store.checkout("coast", with_binary.tag)
     assert binary.read_bytes() == b"\xff\xfe\r\n\x00"
+
+
+def test_a_checkout_refuses_to_lose_files_that_no_version_has(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    ingest(store, "coast", 2)
+    mine = store.root / "raw/coast/notes.txt"
+    altered = store.root / "patches/coast/same.bin"
+    mine.write_text("mine")
+    with pytest.raises(UnwritableProduct, match=r"raw/coast: holds 1 new .*notes\.txt"):
+        store.checkout("coast", "coast-v1")
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    altered.unlink()
+    altered.write_bytes(b"mine")
+    with pytest.raises(UnwritableProduct, match=r"patches/coast: holds 1 new .*same\.bin"):
+        store.checkout("coast", "coast-v1")
+    altered.unlink()  # a missing file is no loss
+    assert store.checkout("coast", "coast-v1").changed
+
+
+def test_what_a_killed_job_left_goes_with_the_next_job_of_any_data_set(store):
+    left = store.root / ".dvc/tmp/satseg/never~0123"
+    left.mkdir(parents=True)
+    with store.replacing_raw("fields") as draft:
+        (draft.folder / "a").write_text("a")
+        assert not left.exists()
+        ingest(store, "coast", 1)
+        assert draft.folder.is_dir()  # of a job that lives
+    assert draft.committed
+
+
+def test_a_name_too_long_for_its_tags_is_refused(store):
+    assert ingest(store, "x" * 100, 1).tag == f"{'x' * 100}-v1"
+    with pytest.raises(ConfigError, match="dataset: has 101 characters"):
+        ingest(store, "x" * 101, 1)
 
 
 SHARED = Path("/dev/shm")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from satseg_ray.tracking.journal import Move, Scope, own_of
 from satseg_ray.tracking.pipeline import folder_of
 from satseg_ray.tracking.repository import Repository
 from satseg_ray.tracking.reproduction import Reproduction
-from satseg_ray.tracking.side import Committed, Side, new_side, summary_at, sweep
+from satseg_ray.tracking.side import Committed, Side, new_side, summary_at, sweep, sweep_free
 from satseg_ray.tracking.transactions import Transactions
 from satseg_ray.workspace import Workspace
 
@@ -159,13 +159,19 @@ class DataStore:
         self._check_name(dataset)
         repository = self.repository
         target = self.root / ("patches" if scope is Scope.PATCHES else "raw") / dataset
-        with placed(target), self.transactions.changing(dataset, scope) as held:
+        with (
+            placed(target),
+            self.transactions.changing(dataset, scope) as held,
+            ExitStack() as stack,
+        ):
             with alone(self.root, target):
                 pass
             for kind in ("raw", "patches"):
                 Move(f"{kind}/{dataset}", None).check(self.root)
             sweep(repository, dataset)
-            side = Side(repository, dataset, scope, new_side(repository, dataset), held)
+            sweep_free(repository)
+            root = stack.enter_context(new_side(repository, dataset))
+            side = Side(repository, dataset, scope, root, held)
             try:
                 if scope is not Scope.RAW and self._reproduction(dataset).marker.exists():
                     self._reproduction(dataset).undo(held)
@@ -218,11 +224,13 @@ class DataStore:
         Raises:
             DatasetVersionNotFound: no version of that name, or not of this data set.
             InUse: a job reads or writes the data set.
-            UnwritableProduct: its files are neither in the cache nor in a remote.
+            UnwritableProduct: its files are neither in the cache nor in a remote, or
+                what lies in its folders is committed nowhere and would be lost.
         """
         revision = self.repository.resolve(version)
         with self._changing(dataset, Scope.BOTH) as side:
             self._take_version(side, revision, version)
+            side.refuse_loss()
             tracked = [side.pointer, folder_of(dataset), side.summary]
             same = self._same_at(revision, tracked)
             paths = [f"raw/{dataset}", f"patches/{dataset}", *tracked]

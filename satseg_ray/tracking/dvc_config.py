@@ -48,6 +48,13 @@ class DvcConfig:
         """Whether what is missing in the cache may be elsewhere."""
         return bool(self.settings.get("remote"))
 
+    @property
+    def links_hard(self) -> bool:
+        """Whether files are to share their bytes with the cache, by hard links."""
+        links = self.settings.get("cache", {}).get("type", "")
+        first = (links if isinstance(links, list) else str(links).strip("\"'").split(","))[0]
+        return str(first).strip() == "hardlink"
+
     def write_beside(self, folder: Path) -> None:
         """Make ``folder`` a DVC work tree without git that has these settings."""
         from dvc.config import Config
@@ -55,9 +62,7 @@ class DvcConfig:
         (folder / ".dvc").mkdir(parents=True)
         core = {k: v for k, v in self.settings.get("core", {}).items() if k != "autostage"}
         cache = self.settings.get("cache", {}) | {"dir": str(self.cache)}
-        links = cache.get("type", "")
-        first = (links if isinstance(links, list) else str(links).strip("\"'").split(","))[0]
-        if first.strip() == "hardlink" and _can_link(folder / ".dvc", self.cache):
+        if self.links_hard and _can_link(folder / ".dvc", self.cache):
             # Given the choice DVC would leave a copy of what is in its cache already
             cache["type"] = "hardlink"
         side = Config(str(folder / ".dvc"), validate=False)

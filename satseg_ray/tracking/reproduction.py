@@ -23,6 +23,7 @@ from satseg_ray.patches.store import PatchManifest
 from satseg_ray.products import exchange, fresh_directory
 from satseg_ray.tracking.committing import Draft
 from satseg_ray.tracking.journal import Scope
+from satseg_ray.tracking.listing import Listing, made_by
 from satseg_ray.tracking.pipeline import folder_of
 from satseg_ray.tracking.repository import Repository, clean_environment
 from satseg_ray.tracking.side import Committed, Side, new_side, newest
@@ -119,6 +120,10 @@ class Reproduction:
 
     def _commit_reproduced(self, side: Side, live: Path) -> Committed:
         shutil.copytree(live, side.pipeline)
+        if self.repository.dvc_config.links_hard:
+            made = made_by(side.text(f"{folder_of(side.dataset)}/dvc.lock"), "tile")
+            if listing := Listing.read(self.repository.cache, made):
+                listing.relink(self.workspace.patches(self.dataset))
         tracked = [path for path in side.pipeline.iterdir() if path.name != "model.json"]
         same = all(
             self.repository.file_at("HEAD", f"{folder_of(side.dataset)}/{path.name}")
@@ -138,12 +143,12 @@ class Reproduction:
         with Transactions(self.repository).deciding():
             # From here on no stage puts its patches in place
             self.marker.write_text("", "utf-8")
-        root = new_side(self.repository, self.dataset)
-        side = Side(self.repository, self.dataset, Scope.PATCHES, root, held)
-        side.repository.side_tree(side.root)
-        side.take("HEAD", folder_of(self.dataset))
-        side.restore()
-        side.decide([f"patches/{self.dataset}", folder_of(self.dataset)], None)
+        with new_side(self.repository, self.dataset) as root:
+            side = Side(self.repository, self.dataset, Scope.PATCHES, root, held)
+            side.repository.side_tree(side.root)
+            side.take("HEAD", folder_of(self.dataset))
+            side.restore()
+            side.decide([f"patches/{self.dataset}", folder_of(self.dataset)], None)
         self.marker.unlink(missing_ok=True)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,34 @@ class Side:
     def _patches_sum(self) -> str | None:
         return made_by(self.text(f"{folder_of(self.dataset)}/dvc.lock"), "tile")
 
+    def refuse_loss(self) -> None:
+        """Refuse to replace files in the data set's folders that no version and no stage made.
+
+        Missing files are no loss. Where the cache has lost its listing, nothing can be told.
+
+        Raises:
+            UnwritableProduct: there are such files.
+        """
+        root, lock = self.repository.root, f"{folder_of(self.dataset)}/dvc.lock"
+        for kind in ("raw", "patches"):
+            path = self.pointer if kind == "raw" else lock
+            live = (root / path).read_text("utf-8") if (root / path).is_file() else None
+            texts = (self.repository.file_at("HEAD", path), live)
+            sums = {pointed(text) if kind == "raw" else made_by(text, "tile") for text in texts}
+            found = [Listing.read(self.repository.cache, checksum) for checksum in sums]
+            listings = [listing for listing in found if listing]
+            folder = root / kind / self.dataset
+            files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+            names = ((file, file.relative_to(folder).as_posix()) for file in files)
+            lost = [n for f, n in names if not any(one.holds(f, n) for one in listings)]
+            if lost and (listings or sums == {None}):
+                raise UnwritableProduct(
+                    f"{kind}/{self.dataset}",
+                    f"holds {len(lost)} new or altered files that no version has "
+                    f"({', '.join(lost[:5])}{', ...' if len(lost) > 5 else ''})",
+                    "Move them elsewhere or delete them, and check out again.",
+                )
+
     def text(self, path: str) -> str:
         """Return a tracked file of this side, nothing where it is not there."""
         file = self.root / path
@@ -193,9 +224,45 @@ def is_data(path: str, dataset: str) -> bool:
     return path in (f"raw/{dataset}", f"patches/{dataset}")
 
 
-def new_side(repository: Repository, dataset: str) -> Path:
-    """Return where a transaction of a data set may work."""
-    return repository.scratch / f"{dataset}~{secrets.token_hex(8)}"
+@contextmanager
+def new_side(repository: Repository, dataset: str) -> Iterator[Path]:
+    """Give a folder where a transaction of a data set may work, locked while its process lives."""
+    while True:
+        root = repository.scratch / f"{dataset}~{secrets.token_hex(8)}"
+        root.mkdir(parents=True)
+        with _opened(root) as descriptor:
+            # Whoever sweeps may have come between
+            if _is_free(descriptor) and root.exists():
+                yield root
+                return
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(descriptor: int) -> bool:
+    """Lock an open folder, and tell whether nobody else had."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def sweep_free(repository: Repository) -> None:
+    """Remove what killed transactions of any data set left at the side and nothing needs."""
+    for left in repository.scratch.glob("*~*"):
+        with suppress(FileNotFoundError), _opened(left) as descriptor:
+            if _is_free(descriptor):
+                journal = Journal.read(repository)  # now: who had the lock may have written it
+                if not journal or journal.name != left.name:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def sweep(repository: Repository, dataset: str) -> None:
