@@ -13,6 +13,7 @@ from satseg_ray.process import in_submitted_job
 
 ENVIRONMENT_NAME = "SATSEG_WORKSPACE"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_LONGEST = 100
 
 
 def checked_name(name: str, field: str) -> str:
@@ -26,6 +27,19 @@ def checked_name(name: str, field: str) -> str:
             field, f"is {name!r}", "Use letters, digits, '_', '-' and '.', at most 128 of them."
         )
     return name
+
+
+def checked_dataset(name: str) -> str:
+    """Return ``name`` if a data set may have it: its versions' tags are longer by a number.
+
+    Raises:
+        ConfigError: it may not become a folder, or is longer than 100 characters.
+    """
+    if len(name) > _LONGEST:
+        raise ConfigError(
+            "dataset", f"has {len(name)} characters", f"Use a name of at most {_LONGEST}."
+        )
+    return checked_name(name, "dataset")
 
 
 def name_from(text: str) -> str:
@@ -59,15 +73,15 @@ class Workspace:
 
     def raw(self, dataset: str) -> Path:
         """The scenes and labels of a data set."""
-        return self.root / "data" / "raw" / checked_name(dataset, "dataset")
+        return self.root / "data" / "raw" / checked_dataset(dataset)
 
     def patches(self, dataset: str) -> Path:
         """The patches of a data set."""
-        return self.root / "data" / "patches" / checked_name(dataset, "dataset")
+        return self.root / "data" / "patches" / checked_dataset(dataset)
 
     def report(self, dataset: str) -> Path:
         """What was found in a data set that was refused."""
-        return self.root / "reports" / checked_name(dataset, "dataset")
+        return self.root / "reports" / checked_dataset(dataset)
 
     def run(self, run_id: str) -> Path:
         """The model and the checkpoints of a training run."""

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from satseg_ray.tracking.datastore import Committed, DataStore
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.tracking.side import Committed
 from satseg_ray.workspace import Workspace
 
 PARAMS = {"patch_size": 64, "stride": 32}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -25,10 +28,13 @@ from satseg_ray.errors import (
     InUse,
     UnwritableProduct,
 )
-from satseg_ray.tracking import Tracking, repository
-from satseg_ray.tracking.datastore import Committed, DataStore, same_files
+from satseg_ray.tracking import Tracking, foreign_locks, repository
+from satseg_ray.tracking.committing import same_files
+from satseg_ray.tracking.datastore import DataStore
+from satseg_ray.tracking.dvc_config import DvcConfig
 from satseg_ray.tracking.history import dataset_use, difference, versions
 from satseg_ray.tracking.journal import Journal, Move
+from satseg_ray.tracking.side import Committed
 from satseg_ray.workspace import Workspace
 from tests.factories import names
 from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
@@ -355,6 +361,47 @@ def test_versions_come_back_from_a_remote(store, tmp_path):
     assert raw(store) == content("raw", 1)
 
 
+def test_cache_and_remote_of_the_users_own_settings_serve_side_and_main_tree(
+    workspace, tmp_path, monkeypatch
+):
+    home = tmp_path / "dvc"
+    home.mkdir()
+    shelf, shared = tmp_path / "shelf", tmp_path / "shared"
+    text = f"[core]\n    remote = shelf\n[cache]\n    dir = {shared}\n"
+    # A path in it is relative to the file that names it
+    (home / "config").write_text(text + "['remote \"shelf\"']\n    url = ../shelf\n")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home))
+    store = open_store(workspace)
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    assert store.repository.cache == shared
+    assert not (store.root / ".dvc/cache").exists()
+    run_dvc(store, "push")
+    assert sorted(read_tree(shelf / "files")) == sorted(read_tree(shared / "files"))
+    ingest(store, "coast", 2)
+    subprocess.run(["rm", "-rf", str(shared)], check=True)
+    store.checkout("coast", "coast-v2")
+    assert (raw(store), patches(store)) == (content("raw", 1), content("patches", 1))
+
+
+def test_a_side_tree_has_the_settings_of_all_files_with_their_paths_made_absolute(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user/config").write_text("[cache]\n    type = copy\n    dir = mine\n")
+    local = "['remote \"cloud\"']\n    url = s3://b/p\n    credentialpath = keys\n"
+    (store.root / ".dvc/config.local").write_text(local)
+    side = tmp_path / "side"
+    store.repository.side_tree(side)
+    found = DvcConfig.read(side)
+    assert found.cache == store.repository.cache == tmp_path / "user/mine"
+    cloud = {"url": "s3://b/p", "credentialpath": str(store.root / ".dvc/keys")}
+    assert found.settings["remote"] == {"cloud": cloud}
+    assert found.settings["core"]["no_scm"] == "true"
+    assert found.settings["cache"]["type"] in ("hardlink", ["hardlink", "copy"], "hardlink,copy")
+
+
 def test_a_version_that_is_nowhere_any_more_is_refused_and_nothing_changes(store):
     ingest(store, "coast", 1)
     ingest(store, "coast", 2)
@@ -390,7 +437,7 @@ HOLD = (
 
 @pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "refs/heads/main.lock"])
 def test_a_lock_of_git_goes_with_its_owner_and_not_before(store, monkeypatch, name):
-    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    monkeypatch.setattr(foreign_locks, "_PATIENCE", 0.2)
     ingest(store, "coast", 1)
     lock = store.root / ".git" / name
     command = [sys.executable, "-c", HOLD, str(lock)]
@@ -407,8 +454,38 @@ def test_a_lock_of_git_goes_with_its_owner_and_not_before(store, monkeypatch, na
     assert not lock.exists()
 
 
+@pytest.mark.parametrize("way", ["environment", "relative", "words"])
+def test_a_git_that_works_here_from_elsewhere_keeps_its_lock(store, monkeypatch, tmp_path, way):
+    monkeypatch.setattr(foreign_locks, "_PATIENCE", 0.2)
+    ingest(store, "coast", 1)
+    where = {"GIT_DIR": str(store.root / ".git"), "GIT_WORK_TREE": str(store.root)}
+    if way == "relative":
+        where = {name: os.path.relpath(value, tmp_path) for name, value in where.items()}
+    words = [f"--git-dir={where['GIT_DIR']}", f"--work-tree={where['GIT_WORK_TREE']}"]
+    begun = tmp_path / "begun"
+    editor = {"GIT_EDITOR": f"touch {begun}; sleep 60; false"}
+    who = ["-c", "user.name=me", "-c", "user.email=me@here"]
+    (store.root / ".gitignore").write_text("mine")
+    with subprocess.Popen(
+        ["git", *who, *(words if way == "words" else ()), "commit", "--all", "--quiet"],
+        cwd=tmp_path,
+        env=os.environ | editor | (where if way != "words" else {}),
+        start_new_session=True,
+    ) as owner:
+        end = time.monotonic() + 60
+        while not begun.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert (store.root / ".git/index.lock").exists()
+        with pytest.raises(InUse, match=str(owner.pid)):
+            ingest(store, "coast", 2)
+        assert (store.root / ".git/index.lock").exists()
+        os.killpg(owner.pid, signal.SIGKILL)
+    assert ingest(store, "coast", 2).tag == "coast-v2"
+    assert not (store.root / ".git/index.lock").exists()
+
+
 def test_a_command_of_dvc_that_is_at_work_keeps_transactions_out(store, monkeypatch):
-    monkeypatch.setattr(repository, "_PATIENCE", 0.2)
+    monkeypatch.setattr(foreign_locks, "_PATIENCE", 0.2)
     ingest(store, "coast", 1)
     code = (
         "import sys, time, zc.lockfile\n"
@@ -481,10 +558,50 @@ def test_a_difference_names_scenes_labels_classes_and_patches(store):
     assert found["scenes"] == {"added": ("d",), "gone": ("b",), "changed": ()}
     assert found["labels"] == {"added": ("c",), "gone": ("b",), "changed": ("a",)}
     assert found["classes"] == {"added": ("ice",), "gone": ("water",), "changed": ()}
-    assert found["patches"] == {"train": (0, 7), "val": (0, 1)}
+    assert {split: change["after"] for split, change in found["patches"].items()} == {
+        "train": 7,
+        "val": 1,
+    }
     assert raw(store) == before
     same = difference(store, "coast", "coast-v3", "coast-v3").to_dict()
     assert same["scenes"] == {"added": (), "gone": (), "changed": ()}
+
+
+def write_patches(folder: Path, files: dict[str, dict[str, bytes]]) -> None:
+    """Write patches, as masks by scene, to Parquet files by path."""
+    counts = dict.fromkeys(("train", "val"), 0)
+    for path, masks in files.items():
+        counts[path.split("/")[0]] += len(masks)
+        (folder / path).parent.mkdir(exist_ok=True)
+        pq.write_table(
+            pa.table({"scene": list(masks), "mask": list(masks.values())}), folder / path
+        )
+    body = {"counts": {split: {"patches": count} for split, count in counts.items()}}
+    (folder / "patches.json").write_text(json.dumps(body))
+
+
+def test_a_difference_counts_patches_by_content_whichever_file_holds_them(store, capsys):
+    ingest(store, "coast", 1)
+    old = {
+        "train/0.parquet": {"a": b"1", "b": b"2"},
+        "train/1.parquet": {"c": b"3"},
+        "val/0.parquet": {"d": b"4"},
+    }
+    new = {  # a moved, b has other labels, e came; c stays in its file, d changed its split
+        "train/1.parquet": {"c": b"3"},
+        "train/2.parquet": {"b": b"9", "a": b"1", "e": b"5", "d": b"4"},
+    }
+    for number, files in enumerate((old, new)):
+        with store.replacing_patches("coast", PARAMS) as draft:
+            write_patches(draft.folder, files)
+            draft.version = f"coast@1/{number}"
+    found = difference(store, "coast", "coast-v2").to_dict()["patches"]
+    assert found == {
+        "train": {"before": 3, "after": 5, "added": 3, "gone": 1},
+        "val": {"before": 1, "after": 0, "added": 0, "gone": 1},
+    }
+    data(DataConfig(action="diff", dataset="coast", version="coast-v2"))
+    assert "train    3 -> 5 patches: added 3; gone 1" in capsys.readouterr().err
 
 
 def test_versions_are_listed_with_what_they_hold(store):
@@ -575,9 +692,9 @@ def with_stand_ins(store: DataStore) -> None:
 
 @pytest.fixture
 def described(monkeypatch: pytest.MonkeyPatch) -> None:
-    from satseg_ray.tracking import datastore
+    from satseg_ray.tracking import reproduction
 
-    monkeypatch.setattr(datastore, "_described_patches", lambda folder: {"version": ""})
+    monkeypatch.setattr(reproduction, "_described_patches", lambda folder: {"version": ""})
 
 
 @pytest.mark.usefixtures("described")
@@ -745,6 +862,42 @@ def test_a_binary_in_the_pipeline_is_carried_as_it_is(store):
     assert not binary.exists()
     store.checkout("coast", with_binary.tag)
     assert binary.read_bytes() == b"\xff\xfe\r\n\x00"
+
+
+def test_a_checkout_refuses_to_lose_files_that_no_version_has(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    ingest(store, "coast", 2)
+    mine = store.root / "raw/coast/notes.txt"
+    altered = store.root / "patches/coast/same.bin"
+    mine.write_text("mine")
+    with pytest.raises(UnwritableProduct, match=r"raw/coast: holds 1 new .*notes\.txt"):
+        store.checkout("coast", "coast-v1")
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    altered.unlink()
+    altered.write_bytes(b"mine")
+    with pytest.raises(UnwritableProduct, match=r"patches/coast: holds 1 new .*same\.bin"):
+        store.checkout("coast", "coast-v1")
+    altered.unlink()  # a missing file is no loss
+    assert store.checkout("coast", "coast-v1").changed
+
+
+def test_what_a_killed_job_left_goes_with_the_next_job_of_any_data_set(store):
+    left = store.root / ".dvc/tmp/satseg/never~0123"
+    left.mkdir(parents=True)
+    with store.replacing_raw("fields") as draft:
+        (draft.folder / "a").write_text("a")
+        assert not left.exists()
+        ingest(store, "coast", 1)
+        assert draft.folder.is_dir()  # of a job that lives
+    assert draft.committed
+
+
+def test_a_name_too_long_for_its_tags_is_refused(store):
+    assert ingest(store, "x" * 100, 1).tag == f"{'x' * 100}-v1"
+    with pytest.raises(ConfigError, match="dataset: has 101 characters"):
+        ingest(store, "x" * 101, 1)
 
 
 SHARED = Path("/dev/shm")

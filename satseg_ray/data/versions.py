@@ -10,7 +10,7 @@ from satseg_ray.errors import ConfigError
 from satseg_ray.progress import say
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import Change, DatasetVersion, difference, versions
-from satseg_ray.workspace import Workspace, checked_name
+from satseg_ray.workspace import Workspace, checked_dataset
 
 
 def data(config: DataConfig) -> Mapping[str, Any]:
@@ -22,7 +22,7 @@ def data(config: DataConfig) -> Mapping[str, Any]:
         InUse: a job reads or writes the data set.
     """
     if config.dataset:
-        checked_name(config.dataset, "dataset")
+        checked_dataset(config.dataset)
     actions = {"versions": _list, "checkout": _checkout, "diff": _diff, "reproduce": _reproduce}
     return {"action": config.action} | actions[config.action](config)
 
@@ -41,7 +41,7 @@ def _checkout(config: DataConfig) -> dict[str, Any]:
     say(
         f"{dataset} is that of {version}, as {done.tag}"
         if done.changed
-        else f"{dataset} was that of {version} already; altered files are restored"
+        else f"{dataset} was that of {version} already; missing files are back"
     )
     return {
         "dataset": dataset,
@@ -60,8 +60,9 @@ def _diff(config: DataConfig) -> dict[str, Any]:
         ("scenes", found.scenes), ("labels", found.labels), ("classes", found.classes)
     ):  # fmt: skip
         say(f"  {what:9}{_words(change)}")
-    for split, (before, after) in found.patches.items():
-        say(f"  {split:9}{before} -> {after} patches")
+    for split, patches in found.patches.items():
+        words = f"added {patches.added}; gone {patches.gone}"
+        say(f"  {split:9}{patches.before} -> {patches.after} patches: {words}")
     return {"dataset": dataset} | found.to_dict()
 
 

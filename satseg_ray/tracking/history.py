@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
 
 from satseg_ray.errors import DatasetVersionNotFound
-from satseg_ray.tracking.datastore import DataStore, summary_at
+from satseg_ray.patches.contents import patch_digests
+from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.journal import number_of, tags_of
 from satseg_ray.tracking.runs import DatasetUse
+from satseg_ray.tracking.side import summary_at
 from satseg_ray.workspace import Workspace
 
 _TAG = re.compile(r"(.+)-v[1-9][0-9]*")
@@ -65,15 +68,28 @@ class Change:
 
 
 @dataclass(frozen=True)
+class PatchChange:
+    """How many patches a split has before and after, and how many are added and gone.
+
+    A patch whose pixels or labels are others is both: one is gone, and one is added.
+    """
+
+    before: int
+    after: int
+    added: int
+    gone: int
+
+
+@dataclass(frozen=True)
 class Difference:
-    """What differs between two versions of a data set; ``patches`` per split: before and after."""
+    """What differs between two versions of a data set; ``patches`` by split."""
 
     old: str
     new: str
     scenes: Change
     labels: Change
     classes: Change
-    patches: Mapping[str, tuple[int, int]]
+    patches: Mapping[str, PatchChange]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the difference as JSON values."""
@@ -144,14 +160,13 @@ def difference(store: DataStore, dataset: str, old: str, new: str | None = None)
     if new is None:
         new = next(iter(tags_of(store.repository, dataset)), "HEAD")
     one, other = (_Manifests.read(store, dataset, version) for version in (old, new))
-    splits = sorted(one.patches.keys() | other.patches.keys())
     return Difference(
         old=old,
         new=new,
         scenes=Change.between(one.scenes, other.scenes),
         labels=Change.between(one.labels, other.labels),
         classes=Change.between(one.classes, other.classes),
-        patches={name: (one.patches.get(name, 0), other.patches.get(name, 0)) for name in splits},
+        patches=_patch_changes(one, other),
     )
 
 
@@ -163,6 +178,7 @@ class _Manifests:
     labels: Mapping[str, Any]
     classes: Mapping[str, Any]
     patches: Mapping[str, int]
+    files: _PatchFiles
 
     @classmethod
     def read(cls, store: DataStore, dataset: str, version: str) -> _Manifests:
@@ -171,8 +187,10 @@ class _Manifests:
             raise DatasetVersionNotFound(
                 version, f"has no data set {dataset!r}", "List them by jobs/data.py versions."
             )
-        raw, patches = _read_at(
-            store, revision, f"raw/{dataset}/dataset.yaml", f"patches/{dataset}/patches.json"
+        files = _files_at(store, revision)
+        raw, patches = (
+            files.read_text(path) if files.exists(path) else None
+            for path in (f"raw/{dataset}/dataset.yaml", f"patches/{dataset}/patches.json")
         )
         body = yaml.safe_load(raw or "") or {}
         scenes = body.get("scenes", [])
@@ -182,6 +200,7 @@ class _Manifests:
             labels={s["name"]: s.get("labels_sha256") for s in scenes if s.get("labels")},
             classes={entry["name"]: entry for entry in body.get("classes", [])},
             patches={split: int(count["patches"]) for split, count in counts.items()},
+            files=_PatchFiles(files, f"patches/{dataset}"),
         )
 
 
@@ -190,10 +209,52 @@ def _without(scene: Mapping[str, Any], word: str) -> dict[str, Any]:
     return {k: v for k, v in scene.items() if word not in k and "source" not in k}
 
 
-def _read_at(store: DataStore, revision: str, *paths: str) -> Sequence[str | None]:
-    """Return files that DVC tracks as they were, from its cache or a remote."""
+def _files_at(store: DataStore, revision: str) -> Any:
+    """Return the files that git and DVC track as they were, from DVC's cache or a remote."""
     from dvc.api import DVCFileSystem
 
     config = {"core": {"site_cache_dir": str(store.root / ".dvc" / "tmp" / "site")}}
-    files = DVCFileSystem(str(store.root), rev=revision, config=config)
-    return [files.read_text(path) if files.exists(path) else None for path in paths]
+    return DVCFileSystem(str(store.root), rev=revision, config=config)
+
+
+@dataclass(frozen=True)
+class _PatchFiles:
+    """The Parquet files of a version below ``folder`` of DVC's file system ``files``."""
+
+    files: Any
+    folder: str
+
+    def listed(self, split: str) -> dict[str, str]:
+        """Return the checksum of each file of a split, by path."""
+        place = f"{self.folder}/{split}"
+        found = self.files.find(place, detail=True) if self.files.isdir(place) else {}
+        return {
+            path: entry["dvc_info"]["md5"]
+            for path, entry in found.items()
+            if path.endswith(".parquet")
+        }
+
+    def digests(self, paths: Iterable[str]) -> Counter[bytes]:
+        """Return the patches of files by their content."""
+        found: Counter[bytes] = Counter()
+        for path in paths:
+            with self.files.open(path, "rb") as file:
+                found += patch_digests(file)
+        return found
+
+
+def _patch_changes(one: _Manifests, other: _Manifests) -> dict[str, PatchChange]:
+    """Return what differs in each split; files that both have are not read."""
+    changes = {}
+    for split in sorted(one.patches.keys() | other.patches.keys()):
+        old, new = one.files.listed(split), other.files.listed(split)
+        same = old.items() & new.items()
+        before = one.files.digests(path for path, md5 in old.items() if (path, md5) not in same)
+        after = other.files.digests(path for path, md5 in new.items() if (path, md5) not in same)
+        changes[split] = PatchChange(
+            one.patches.get(split, 0),
+            other.patches.get(split, 0),
+            added=(after - before).total(),
+            gone=(before - after).total(),
+        )
+    return changes

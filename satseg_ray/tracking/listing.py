@@ -68,6 +68,25 @@ class Listing:
             if not (folder / name).is_file() or _md5(folder / name) != md5
         ]
 
+    def holds(self, file: Path, name: str) -> bool:
+        """Tell whether the bytes of ``file`` are those listed under a name."""
+        md5 = self.files.get(name)
+        if md5 is None:
+            return False
+        cached = _place(self.cache, md5)
+        same = cached.is_file() and os.path.samefile(cached, file)
+        return same or _md5(file) == md5
+
+    def relink(self, folder: Path) -> None:
+        """Make files of a folder that are copies of what is in the cache second names of it."""
+        for name, md5 in self.files.items():
+            cached, file = _place(self.cache, md5), folder / name
+            if os.path.samefile(cached, file) or not filecmp.cmp(cached, file, shallow=False):
+                continue
+            partial = file.with_name(f".{file.name}.linked")
+            linked(str(cached), str(partial))
+            partial.replace(file)
+
     def forget(self, names: list[str]) -> None:
         """Remove files from the cache, so that DVC fetches them again."""
         for name in names:

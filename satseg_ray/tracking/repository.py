@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import configparser
-import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from satseg_ray.errors import DatasetVersionNotFound, InUse, MissingFile, UnwritableProduct
+from satseg_ray.errors import DatasetVersionNotFound, MissingFile, UnwritableProduct
 from satseg_ray.products import fresh_file, locked
+from satseg_ray.tracking.dvc_config import DvcConfig
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 # A detached gc would hold on to the locks that it inherits
@@ -47,10 +40,6 @@ _CONFIG = """[core]
 [cache]
     type = "hardlink,copy"
 """
-_PATIENCE = 5.0
-"""Seconds that somebody else's git or DVC gets to end by itself."""
-_GRACE = 20.0
-"""Seconds that stages get to end when they are told to."""
 
 
 @dataclass(frozen=True)
@@ -175,33 +164,6 @@ class Repository:
         if done.returncode:
             raise _failed(tree, f"dvc {commands[0][0]}", done.stderr)
 
-    def reproduce(self, pipeline: str, environment: Mapping[str, str]) -> None:
-        """Run ``dvc repro`` of a ``dvc.yaml`` in the work tree; stages write to stderr.
-
-        Raises:
-            UnwritableProduct: a stage failed.
-        """
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        site = str(self.root / ".dvc" / "tmp" / "site")
-        more = {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": site, "PATH": path}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro", pipeline],
-            cwd=self.root,
-            env=clean_environment() | more | dict(environment),
-            stdout=sys.stderr.fileno(),
-            pass_fds=self.held,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait()
-        except BaseException:
-            _end_group(process)
-            raise
-        if code:
-            raise UnwritableProduct(
-                pipeline, "could not be reproduced", "Its stages say why, above."
-            )
-
     def _run(
         self,
         command: Sequence[str],
@@ -272,98 +234,17 @@ class Repository:
 
     def side_tree(self, folder: Path) -> None:
         """Make ``folder`` a DVC work tree without git that shares this one's cache and remotes."""
-        (folder / ".dvc").mkdir(parents=True)
-        config = self._config()
-        for section in ("core", "cache"):
-            if not config.has_section(section):
-                config.add_section(section)
-        config.remove_option("core", "autostage")
-        for name, value in (("no_scm", "true"), ("analytics", "false"), ("check_update", "false")):
-            config.set("core", name, value)
-        cache = self.cache
-        config.set("cache", "dir", str(cache))
-        links = config.get("cache", "type", fallback="").strip("\"'").split(",")
-        if links[0].strip() == "hardlink" and _can_link(folder / ".dvc", cache):
-            # Given the choice DVC would leave a copy of what is in its cache already
-            config.set("cache", "type", "hardlink")
-        for section in filter(_is_remote, config.sections()):
-            url = config.get(section, "url", fallback="")
-            if url and "://" not in url:
-                config.set(section, "url", os.path.join(self.root, ".dvc", url))
-        with (folder / ".dvc" / "config").open("w", encoding="utf-8") as file:
-            config.write(file)
+        self.dvc_config.write_beside(folder)
+
+    @property
+    def dvc_config(self) -> DvcConfig:
+        """What DVC is told here."""
+        return DvcConfig.read(self.root)
 
     @property
     def cache(self) -> Path:
         """Where DVC keeps the files of all versions."""
-        return self.root / ".dvc" / self._config().get("cache", "dir", fallback="cache")
-
-    @property
-    def has_remotes(self) -> bool:
-        """Whether what is missing in the cache may be elsewhere."""
-        return any(map(_is_remote, self._config().sections()))
-
-    def _config(self) -> configparser.ConfigParser:
-        config = configparser.ConfigParser(interpolation=None)
-        config.read([self.root / ".dvc" / name for name in ("config", "config.local")], "utf-8")
-        return config
-
-    def refuse_others(self, *folders: Path) -> None:
-        """Refuse to begin where somebody else's git or DVC is at work and does not end soon.
-
-        Raises:
-            InUse: a living process holds git's or DVC's lock, or DVC writes one of ``folders``.
-        """
-        with self.alone(*folders):
-            pass
-
-    @contextmanager
-    def alone(self, *folders: Path, patience: float | None = None) -> Iterator[None]:
-        """Keep DVC commands of others out of the work tree, and clear locks of dead processes.
-
-        Whoever lives gets ``patience``, in seconds, to end by himself.
-
-        Raises:
-            InUse: a living process holds git's or DVC's lock, or DVC writes one of ``folders``.
-        """
-        end = time.monotonic() + (_PATIENCE if patience is None else patience)
-        path = self.root / ".dvc" / "tmp" / "lock"  # as DVC itself takes it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as lock:
-            while not _flocked(lock.fileno()):
-                if time.monotonic() > end:
-                    raise _in_use(path, "a DVC command")
-                time.sleep(0.05)
-            self._refuse_writers(folders)
-            self._clear_stale_locks(end)
-            yield
-
-    def _refuse_writers(self, folders: Sequence[Path]) -> None:
-        """Refuse folders that a living DVC process has entered as being written."""
-        path = self.root / ".dvc" / "tmp" / "rwlock"
-        try:
-            writers = json.loads(path.read_text("utf-8")).get("write", {})
-            entered = path.stat().st_mtime
-        except (OSError, ValueError):
-            return
-        for name, entry in writers.items():
-            busy = any(Path(name) in (f, *f.parents) or f in Path(name).parents for f in folders)
-            if busy and _lived_at(int(entry["pid"]), entered):
-                raise _in_use(name, f"process {entry['pid']} ({entry.get('cmd', 'dvc')})")
-
-    def _clear_stale_locks(self, end: float) -> None:
-        """Remove git's lock files whose owner is dead.
-
-        Raises:
-            InUse: a living process holds one, longer than to ``end``.
-        """
-        git = self.git_directory
-        for path in [*git.glob("*.lock"), *(git / "refs").rglob("*.lock")]:
-            while (owner := _owner(path, self.root)) is not None:
-                if time.monotonic() > end:
-                    raise _in_use(path, f"process {owner.pid}")
-                time.sleep(0.05)
-            path.unlink(missing_ok=True)
+        return self.dvc_config.cache
 
 
 def clean_environment() -> dict[str, str]:
@@ -376,100 +257,6 @@ def clean_environment() -> dict[str, str]:
     }
     plain = {"LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
     return environment | plain | {"GIT_TERMINAL_PROMPT": "0"}
-
-
-def _is_remote(section: str) -> bool:
-    return section.strip("'\"").startswith("remote ")
-
-
-def _can_link(folder: Path, other: Path) -> bool:
-    """Tell whether a file of ``folder`` can have a second name in ``other``."""
-    source, link = folder / "tried", other / f".{secrets.token_hex(8)}.tried"
-    other.mkdir(parents=True, exist_ok=True)
-    source.touch()
-    try:
-        os.link(source, link)
-        link.unlink()
-        return True
-    except OSError:
-        return False
-    finally:
-        source.unlink()
-
-
-def _flocked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _end_group(leader: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and all its group; those that do not listen are killed."""
-    for number, seconds in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-        with suppress(ProcessLookupError):
-            os.killpg(leader.pid, number)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            leader.poll()
-            if not _lives(leader.pid):
-                return
-            time.sleep(0.05)
-
-
-def _lives(group: int) -> bool:
-    """Tell whether a process of a group is alive."""
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False
-
-
-def _lived_at(pid: int, moment: float) -> bool:
-    """Tell whether a process that was there at a moment is alive; its number may be another's."""
-    try:
-        process = psutil.Process(pid)
-        zombie = process.status() == psutil.STATUS_ZOMBIE
-        return not zombie and process.create_time() <= moment + 1
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _owner(path: Path, root: Path) -> psutil.Process | None:
-    """Return a living process that may have made a lock file: older than it, and at work here.
-
-    Processes of other machines cannot be seen.
-    """
-    try:
-        made = path.stat().st_mtime
-    except FileNotFoundError:
-        return None
-    for process in psutil.process_iter():
-        try:
-            older = process.pid != os.getpid() and process.create_time() <= made + 1
-            if older and _works_on(process, path, root):
-                return process
-        except psutil.NoSuchProcess:
-            continue
-    return None
-
-
-def _works_on(process: psutil.Process, path: Path, root: Path) -> bool:
-    """Tell whether a process has ``path`` open, or is git or DVC and works below ``root``."""
-    try:
-        command = process.cmdline()
-        tool = process.name().startswith("git") or "dvc" in map(os.path.basename, command[:3])
-        if tool and (Path(process.cwd()).is_relative_to(root) or str(root) in " ".join(command)):
-            return process.status() != psutil.STATUS_ZOMBIE
-        return any(file.path == str(path) for file in process.open_files())
-    except psutil.AccessDenied:  # another user's: it may be
-        return process.name().startswith("git")
-
-
-def _in_use(path: object, whom: str) -> InUse:
-    return InUse(path, f"is held by {whom}", "Wait for it to end, or stop it.")
 
 
 def _failed(root: Path, what: str, stderr: str) -> UnwritableProduct:

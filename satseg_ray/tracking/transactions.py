@@ -23,6 +23,7 @@ from pathlib import Path
 from satseg_ray.errors import InUse, SatsegError
 from satseg_ray.products import locked
 from satseg_ray.progress import say
+from satseg_ray.tracking.foreign_locks import alone
 from satseg_ray.tracking.journal import Journal, Scope
 from satseg_ray.tracking.repository import Repository
 
@@ -79,7 +80,7 @@ class Transactions:
             return
         with self.holding(journal.dataset, journal.scope) as held:
             repository = Repository(self.root, (*deciding, *held))
-            with repository.alone(patience=0.0):
+            with alone(self.root, patience=0.0):
                 journal.finish(repository, again=True)
 
     @contextmanager
@@ -134,7 +135,7 @@ class Transactions:
                 repository = Repository(self.root, (*held, *deciding))
                 try:
                     self._finish_left(deciding)
-                    stack.enter_context(repository.alone(*targets, patience=0.0))
+                    stack.enter_context(alone(self.root, *targets, patience=0.0))
                 except InUse as error:
                     if told != str(error):
                         told = str(error)
