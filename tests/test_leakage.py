@@ -15,10 +15,18 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 
-from satseg_ray.geo.grid import Lattice
+from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.geo.raster import inspect_raster
 from satseg_ray.patches.count import Band, Counting, count_band, footprint_of, whole_scene
-from satseg_ray.patches.ground import Footprint, known
+from satseg_ray.patches.ground import (
+    Footprint,
+    Patches,
+    carried,
+    known,
+    neighbours,
+    on_ground_of,
+    shared_share,
+)
 from satseg_ray.patches.plan import PatchPlan, Planned, plan_patches
 from satseg_ray.patches.sample import SampleSpec, Sampling
 from satseg_ray.patches.split import PatchKey, SceneSize, SplitSpec
@@ -203,6 +211,80 @@ def test_no_ground_is_in_two_splits_across_utm_zones(dx, dy, seed):
     assert leaks(planned, sizes, plan) == 0
     splits = {(k.scene, k.split) for k in planned.keys}
     assert {("west", "test"), ("east", "test"), ("west", "train"), ("east", "train")} <= splits
+
+
+ARCTIC, UPS, WORLD, UTM60, UTM1 = (
+    CRS.from_epsg(code).to_wkt() for code in (3413, 32661, 4326, 32660, 32601)
+)
+
+
+@pytest.mark.parametrize("other", [ARCTIC, UPS])
+@pytest.mark.parametrize("shift", [0, 7_300, 29_000])
+def test_no_ground_is_in_two_splits_around_the_pole(other, shift):
+    (x,), (y,) = transform(ARCTIC, other, [0.0], [0.0])
+    sizes = [
+        sized("wide", (600, 640), 16, 1, shifted(ARCTIC, -300_000, 300_000, 1000)),
+        sized("small", (90, 100), 16, 2, shifted(other, x - 45_000 + shift, y + 45_000, 1000)),
+    ]
+    for by in ("blocks", "scenes"):
+        plan = PatchPlan(16, 16, SplitSpec(by=by, val=0.2, test=0.3))
+        assert leaks(plan_patches(sizes, plan), sizes, plan) == 0
+
+
+def test_a_pole_inside_a_scene_is_ground_of_one_in_degrees():
+    around = shifted(ARCTIC, -300_000, 300_000, 1000)
+    degrees = Footprint(WORLD, (10.0, 0.01, 0.0, 90.0, 0.0, -0.01))
+    windows = [Window(0, 0, 600, 600), Window(0, 0, 20, 100)]
+    assert neighbours(windows, [around, degrees]) == [(0, 1)]
+    pole = np.array([[290, 290, 20, 20]])
+    for held, others in (
+        (Patches(np.array([[0, 0, 20, 100]]), degrees), Patches(pole, around)),
+        (Patches(pole, around), Patches(np.array([[0, 0, 20, 100]]), degrees)),
+    ):
+        assert on_ground_of(held, others).all()
+
+
+@pytest.mark.parametrize("turn", [-360.0, 0.0, 360.0])
+def test_once_around_the_earth_is_the_same_ground(turn):
+    here = Footprint(WORLD, (179.5, 0.001, 0.0, 10.0, 0.0, -0.001))
+    there = Footprint(WORLD, (179.6 + turn, 0.001, 0.0, 10.0, 0.0, -0.001))
+    window = Window(0, 0, 1000, 1000)
+    assert neighbours([window, window], [here, there]) == [(0, 1)]
+    assert shared_share(window, here, window, there) == pytest.approx(0.9)
+    far, near = ([[0, 500, 50, 50]], [[0, 390, 50, 50]])
+    assert on_ground_of(Patches(np.array(far), here), Patches(np.array(near), there)).all()
+    apart = Patches(np.array([[0, 500, 50, 50]]), there)
+    assert not on_ground_of(Patches(np.array(far), here), apart).any()
+    corner = np.array([[0.0, 0.0]])
+    np.testing.assert_allclose(carried(corner, there, here), [[100, 0]], atol=1e-6)
+
+
+def test_no_ground_is_in_two_splits_across_the_date_line():
+    (x,), (y,) = transform(UTM60, UTM1, [820_000.0], [1_000_000.0])
+    sizes = [
+        sized("west", (200, 260), 16, 1, shifted(UTM60, 820_000, 1_000_000, 10)),
+        sized("east", (220, 240), 16, 2, shifted(UTM1, x - 700, y + 300, 10)),
+    ]
+    for seed in range(4):
+        plan = PatchPlan(16, 8, SplitSpec(seed=seed))
+        assert leaks(plan_patches(sizes, plan), sizes, plan) == 0
+
+
+@pytest.mark.parametrize("by", ["blocks", "scenes"])
+def test_scenes_of_the_same_pixels_are_in_the_same_splits(by):
+    sizes = [sized(f"s{i}", (160, 160), 16, i) for i in range(8)]
+    same = [
+        replace(one, pixels="cafe" if i in (1, 4, 6) else str(i)) for i, one in enumerate(sizes)
+    ]
+    copies = [replace(same[i], classes=same[1].classes) for i in (1, 4, 6)]
+    scenes = [copies.pop(0) if s.pixels == "cafe" else s for s in same]
+    for seed in range(6):
+        planned = plan_patches(scenes, PatchPlan(16, 16, SplitSpec(by=by, seed=seed, test=0.4)))
+        found = [
+            {(k.split, k.window) for k in planned.keys if k.scene == f"s{i}"} for i in (1, 4, 6)
+        ]
+        assert found[0] == found[1] == found[2]
+        assert found[0]
 
 
 def test_neighbours_that_only_touch_are_not_the_same_ground():

@@ -140,7 +140,7 @@ def duplicated_images(data: Collection) -> Iterator[Finding]:
         yield Finding(
             "warning", "duplicated-image", counted(len(same), "image"),
             f"there more than once, pixel for pixel: {_groups(same)}",
-            "All kept: held-out scores may count what training has seen.",
+            "All kept; they are held out together.",
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,5 +72,8 @@ def count_scenes(counter: CellCounter) -> tuple[list[SceneSize], float]:
     parts: dict[str, list[BandCounts]] = {scene.name: [] for scene in counter.scenes}
     for band in (BandCounts.from_dict(body) for outcome in outcomes for body in outcome["bands"]):
         parts[band.band.scene].append(band)
-    sizes = [whole_scene(parts[s.name], s.height, s.width) for s in counter.scenes]
+    sizes = [
+        replace(whole_scene(parts[s.name], s.height, s.width), pixels=s.pixels)
+        for s in counter.scenes
+    ]
     return sizes, busy_seconds(outcomes)

@@ -123,6 +123,7 @@ class SceneTaker:
             width=info.width,
             crs=info.crs_name,
             transform=info.transform,
+            pixels=measured.facts.digest,
         )
         return {
             "record": record.to_dict(),

@@ -25,7 +25,7 @@ class SceneRecord:
     were and stay. ``checksums`` are those of all its files, companions such as masks included:
     the SHA-256 of a file, or ``pixels:`` and that of the pixels where only GDAL reads it.
     ``labels`` is a raster of class indexes on the scene's grid. ``origin`` and ``labels_origin``
-    say where they came from.
+    say where they came from. ``pixels`` is a digest of what is read, the same in any format.
     """
 
     name: str
@@ -40,11 +40,13 @@ class SceneRecord:
     width: int
     crs: str | None
     transform: tuple[float, ...] | None
+    pixels: str | None = None
 
     def content(self) -> dict[str, Any]:
         """Return what makes two scenes the same one, wherever their files are."""
         body = self.to_dict()
-        del body["origin"], body["labels_origin"], body["by_reference"]
+        for known_elsewhere in ("origin", "labels_origin", "by_reference", "pixels"):
+            del body[known_elsewhere]
         if self.by_reference:
             names = {file.path: f"{i}/{_name(file.path)}" for i, file in enumerate(self.files)}
             for file in body["source"]["files"]:

@@ -28,8 +28,10 @@ _WORLD = "EPSG:4326"
 SOMEWHERE = 'LOCAL_CS["not named",UNIT["metre",1]]'
 """Stands for the CRS of scenes that have a transform and no CRS: one of their own, all the same."""
 _EVERYWHERE = (-np.inf, -np.inf, np.inf, np.inf)
-_DENSE = 8
+_DENSE = 9
 """Points on each side of a window that goes into another CRS."""
+_TORN = 10
+"""Times that a step along a side may be longer than most before the side counts as torn."""
 _ROUNDING = 0.01
 """Pixels by which neighbours may overlap: what is left of rounded georeferences."""
 _AT_ONCE = 1 << 16
@@ -55,6 +57,14 @@ class Footprint:
         """The shorter side of a pixel, in units of the CRS."""
         _, a, b, _, d, e = self.transform
         return float(min(np.hypot(a, d), np.hypot(b, e)))
+
+
+def nowhere(name: str) -> Footprint:
+    """Return a footprint that has ground in common with those of the same name alone.
+
+    A pixel is a unit; the name is of letters and digits.
+    """
+    return Footprint(f'LOCAL_CS["{name}",UNIT["metre",1]]', (0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
 
 
 def _applied(matrix: Affine, points: Points) -> Points:
@@ -83,7 +93,8 @@ def boxes(windows: npt.NDArray[np.int64], footprint: Footprint, crs: str) -> Box
     """Return the bounding boxes in ``crs`` of windows (n, 4): row, column, height, width.
 
     In another CRS than the scene's they are those of the windows grown by a pixel, so that no
-    bent side leaves its box. A window that has no place in ``crs`` is everywhere.
+    bent side leaves its box. A window that has no place in ``crs``, or that is torn apart there
+    (by a pole, or the date line), is everywhere.
     """
     same = _same(footprint.crs, crs)
     grown = 0 if same else 1
@@ -102,7 +113,20 @@ def boxes(windows: npt.NDArray[np.int64], footprint: Footprint, crs: str) -> Box
         points = _moved(points, footprint.crs, crs)
     found: Boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
     found[~np.isfinite(found).all(axis=1)] = _EVERYWHERE
+    if not same:
+        found[_torn(points)] = _EVERYWHERE
     return found
+
+
+def _torn(points: Points) -> npt.NDArray[np.bool_]:
+    """Tell of windows by the points (n, 4 * dense, 2) of their sides whether a side is torn."""
+    sides = points.reshape(len(points), 4, -1, 2)
+    with np.errstate(invalid="ignore"):
+        steps = np.linalg.norm(np.diff(sides, axis=2), axis=3)
+        torn: npt.NDArray[np.bool_] = (
+            steps.max(axis=2) > _TORN * np.median(steps, axis=2) + 1e-9
+        ).any(axis=1)
+    return torn
 
 
 def _rows(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
@@ -115,7 +139,8 @@ def neighbours(
     """Return the pairs of scenes whose ground may be the same, by position, in order.
 
     Law: two windows that share ground are a pair; some pairs may share none. A CRS that has no
-    place on the globe is compared with itself alone.
+    place on the globe is compared with itself alone. Elsewhere boxes around points in space are
+    compared, for which neither poles nor the date line are anything special.
     """
     frames: dict[str, tuple[list[int], list[Boxes]]] = {}
     for i, (window, footprint) in enumerate(zip(windows, footprints, strict=True)):
@@ -126,21 +151,41 @@ def neighbours(
             found.append(box)
     pairs = []
     for places, found in frames.values():
-        polygons = shapely.box(*np.concatenate(found).T)
+        low, high = np.split(np.stack(found), 2, axis=1)
+        polygons = shapely.box(*low[:, :2].T, *high[:, :2].T)
         left, right = shapely.STRtree(polygons).query(polygons)
-        pairs += [(places[a], places[b]) for a, b in zip(left, right, strict=True) if a < b]
+        meet = ((low[left] <= high[right]) & (high[left] >= low[right])).all(axis=1)
+        met = zip(left[meet], right[meet], strict=True)
+        pairs += [(places[a], places[b]) for a, b in met if a < b]
     return sorted(pairs)
 
 
 def _framed(window: Window, footprint: Footprint) -> tuple[str, Boxes]:
-    """Return the frame in which a scene is compared, and its box (1, 4) there."""
-    rows = np.array([(window.row, window.col, window.height, window.width)], np.int64)
-    found = boxes(rows, footprint, _WORLD)
-    if not np.isfinite(found).all():
-        return footprint.crs, boxes(rows, footprint, footprint.crs)
-    if found[0, 2] - found[0, 0] > 180:  # across the date line
-        found[0, [0, 2]] = -180, 180
-    return _WORLD, found
+    """Return the frame in which a scene is compared, and its box there: least, then greatest.
+
+    On the globe the box is in space, (6,) in radii of a unit sphere; else it is (4,) in the CRS.
+    """
+    along = np.linspace(0, 1, _DENSE)
+    net = np.stack(np.meshgrid(along, along), axis=-1)
+    start, size = np.array([window.col, window.row]), np.array([window.width, window.height])
+    world = _moved(footprint.to_ground(start + net * size), footprint.crs, _WORLD)
+    placed = np.isfinite(world).all(axis=-1)
+    if not placed.any():
+        return footprint.crs, boxes(_rows([window]), footprint, footprint.crs)[0]
+    if not placed.all():  # some of it lies beyond the Earth's edge
+        return _WORLD, np.repeat([-1.0, 1.0], 3)
+    return _WORLD, _box_in_space(world)
+
+
+def _box_in_space(world: Points) -> Boxes:
+    """Return the box (6,) of all that a net (rows, columns, 2) of longitude and latitude spans."""
+    lon, lat = np.moveaxis(np.radians(world), -1, 0)
+    space = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    # Between two points a line leaves their chord by an eighth of the second difference
+    bends = [np.abs(np.diff(space, 2, axis=axis)).max() for axis in (0, 1)]
+    margin = max(bends) * np.sqrt(3) + 1e-9
+    flat = space.reshape(-1, 3)
+    return np.concatenate([flat.min(axis=0) - margin, flat.max(axis=0) + margin])
 
 
 def pixel_area(footprint: Footprint) -> float:
@@ -164,14 +209,36 @@ def carried(points: Points, source: Footprint, target: Footprint) -> Points:
     ground = source.to_ground(points)
     if not _same(source.crs, target.crs):
         ground = _moved(ground, source.crs, target.crs)
+    if _in_degrees(target.crs):  # once around the Earth is the same place
+        turns = np.round((target.transform[0] - ground[..., 0]) / 360)
+        ground = np.stack([ground[..., 0] + 360 * turns, ground[..., 1]], axis=-1)
     return target.to_pixels(ground)
 
 
+@lru_cache(maxsize=4096)
+def _in_degrees(crs: str) -> bool:
+    return bool(CRS.from_user_input(crs).is_geographic)
+
+
+def _turns(crs: str) -> tuple[Boxes, ...]:
+    """Return what may be added to boxes in a CRS that stay at the same place."""
+    once = np.array([360.0, 0, 360, 0])
+    return (0 * once, -once, once) if _in_degrees(crs) else (0 * once,)
+
+
 def shared_share(one: Window, first: Footprint, other: Window, second: Footprint) -> float:
-    """Return which share of the smaller of two scenes lies on the ground of both."""
-    a, b = boxes(_rows([one]), first, first.crs)[0], boxes(_rows([other]), second, first.crs)[0]
-    if not np.isfinite(np.stack([a, b])).all():
-        return 0.0
+    """Return which share of the smaller of two scenes lies on the ground of both.
+
+    It is counted in the CRS of one of them; where that tells of neither, it is 0.
+    """
+    for crs in (first.crs, second.crs):
+        a, b = boxes(_rows([one]), first, crs)[0], boxes(_rows([other]), second, crs)[0]
+        if np.isfinite(np.stack([a, b])).all():
+            return max(_common_share(a, b + turn) for turn in _turns(crs))
+    return 0.0
+
+
+def _common_share(a: Boxes, b: Boxes) -> float:
     common = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     smaller = min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2]))
     return float(np.prod(np.maximum(common, 0)) / max(smaller, 1e-300))
@@ -194,17 +261,17 @@ def on_ground_of(held: Patches, others: Patches) -> npt.NDArray[np.bool_]:
     if not len(held.windows) or not len(others.windows):
         return hit
     crs = held.footprint.crs
-    extent = _whole(held.windows)
-    if not _meet(_shrunk(boxes(extent, held.footprint, crs), held), others, crs).any():
-        return hit
+    extent = _shrunk(boxes(_whole(held.windows), held.footprint, crs), held)
     tree: Any = None
-    for part in _parts(len(hit)):
-        mine = boxes(others.windows[part], others.footprint, crs).clip(-1e30, 1e30)
+    for turn in _turns(crs):
+        if not _meet(extent - turn, others, crs).any():
+            continue
         if tree is None:
-            tree = shapely.STRtree(
-                shapely.box(*_shrunk(boxes(held.windows, held.footprint, crs), held).T)
-            )
-        hit[part] = _any_hit(tree, mine)
+            mine = _shrunk(boxes(held.windows, held.footprint, crs), held)
+            tree = shapely.STRtree(shapely.box(*mine.T))
+        for part in _parts(len(hit)):
+            mine = boxes(others.windows[part], others.footprint, crs).clip(-1e30, 1e30)
+            hit[part] |= _any_hit(tree, mine + turn)
     return hit
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,13 @@ def plan_patches(
 
     Held-out patches of a scene lie side by side and never overlap, so each of their pixels counts
     once in a metric. Laws: no pixel, and no ground that two scenes show, is in patches of two
-    splits; a training patch keeps the buffer from every held-out patch, in its own pixels.
+    splits, and scenes of the same pixels show the same ground; a training patch keeps the buffer
+    from every held-out patch, in its own pixels.
 
     Raises:
         ConfigError: a split is given and does not name exactly these scenes.
     """
-    scenes = sorted(scenes, key=lambda scene: scene.name)
+    scenes = _copies_together(sorted(scenes, key=lambda scene: scene.name))
     plan.split.check_given(scene.name for scene in scenes)
     pairs = _neighbours(scenes, plan)
     cells = _assigned(scenes, plan, pairs)
@@ -88,6 +90,19 @@ def plan_patches(
     lacking = missing_classes(_held_pixels(scenes, rows, plan), names)
     findings = [*lost, *_empty_splits(rows, plan), *lacking]
     return Planned(list(_keys(scenes, rows, plan.patch_size)), findings)
+
+
+def _copies_together(scenes: Sequence[SceneSize]) -> list[SceneSize]:
+    """Return the scenes with all of the same pixels where the first of them lies."""
+    first: dict[str, SceneSize] = {}
+    copies = Counter(scene.pixels for scene in scenes)
+    found = []
+    for scene in scenes:
+        if scene.pixels and copies[scene.pixels] > 1:
+            place = first.setdefault(scene.pixels, scene).footprint
+            scene = replace(scene, footprint=place or ground.nowhere(scene.pixels))
+        found.append(scene)
+    return found
 
 
 def _window(scene: SceneSize) -> Window:

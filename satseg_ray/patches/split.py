@@ -102,7 +102,8 @@ class SceneSize:
     ``classes`` counts the pixels of each class in each cell of the patch-sized grid, int64
     (rows, columns, classes), the last one the unlabelled: what is held out is chosen so that it
     resembles the whole. ``footprint`` is its ground, None where that is not known: it is then
-    the ground of no other scene. ``anchors`` are pixels of rare classes.
+    the ground of no other scene. ``anchors`` are pixels of rare classes. ``pixels`` is a digest of
+    its pixels: two scenes of the same show the same place.
     """
 
     name: str
@@ -111,6 +112,7 @@ class SceneSize:
     classes: Counts = field(compare=False)
     footprint: Footprint | None = None
     anchors: tuple[Anchor, ...] = ()
+    pixels: str | None = None
 
     def cells(self, patch: int) -> Lattice:
         """Return the patch-sized grid."""
