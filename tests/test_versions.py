@@ -997,3 +997,17 @@ def test_a_stage_whose_parents_are_dead_replaces_nothing(store):
         assert patches(store) == content("patches", 1)
         psutil.wait_procs([started], timeout=30)
         assert patches(store) == content("patches", 1)
+
+
+@pytest.mark.parametrize("lost", ["all", "listing", "manifest"])
+def test_a_difference_to_what_is_lost_is_an_error_and_never_the_same(store, lost):
+    two_versions(store)
+    cache = store.root / ".dvc/cache/files/md5"
+    if lost == "all":
+        subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
+    for file in [] if lost == "all" else sorted(cache.glob("*/*")):
+        wanted = file.suffix == ".dir" if lost == "listing" else b"classes:" in file.read_bytes()
+        if wanted:
+            file.unlink()
+    with pytest.raises(UnwritableProduct, match=r"coast-v1: raw/coast.*neither in the cache"):
+        difference(store, "coast", "coast-v1", "coast-v1")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
 
-from satseg_ray.errors import DatasetVersionNotFound
+from satseg_ray.errors import DatasetVersionNotFound, UnwritableProduct
 from satseg_ray.patches.contents import patch_digests
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.journal import number_of, tags_of
+from satseg_ray.tracking.listing import made_by, pointed
+from satseg_ray.tracking.pipeline import folder_of
 from satseg_ray.tracking.runs import DatasetUse
 from satseg_ray.tracking.side import summary_at
 from satseg_ray.workspace import Workspace
@@ -156,6 +159,7 @@ def difference(store: DataStore, dataset: str, old: str, new: str | None = None)
 
     Raises:
         DatasetVersionNotFound: one of them is no version of this data set.
+        UnwritableProduct: files of one of them are neither in the cache nor in a remote.
     """
     if new is None:
         new = next(iter(tags_of(store.repository, dataset)), "HEAD")
@@ -178,7 +182,7 @@ class _Manifests:
     labels: Mapping[str, Any]
     classes: Mapping[str, Any]
     patches: Mapping[str, int]
-    files: _PatchFiles
+    files: _VersionFiles
 
     @classmethod
     def read(cls, store: DataStore, dataset: str, version: str) -> _Manifests:
@@ -187,11 +191,12 @@ class _Manifests:
             raise DatasetVersionNotFound(
                 version, f"has no data set {dataset!r}", "List them by jobs/data.py versions."
             )
-        files = _files_at(store, revision)
-        raw, patches = (
-            files.read_text(path) if files.exists(path) else None
-            for path in (f"raw/{dataset}/dataset.yaml", f"patches/{dataset}/patches.json")
+        pointer, lock = store.repository.files_in(
+            [f"{revision}:raw/{dataset}.dvc", f"{revision}:{folder_of(dataset)}/dvc.lock"]
         )
+        files = _VersionFiles(version, dataset, _files_at(store, revision))
+        raw = files.text("raw", "dataset.yaml") if pointed(pointer) else None
+        patches = files.text("patches", "patches.json") if made_by(lock, "tile") else None
         body = yaml.safe_load(raw or "") or {}
         scenes = body.get("scenes", [])
         counts = json.loads(patches or "{}").get("counts", {})
@@ -200,7 +205,7 @@ class _Manifests:
             labels={s["name"]: s.get("labels_sha256") for s in scenes if s.get("labels")},
             classes={entry["name"]: entry for entry in body.get("classes", [])},
             patches={split: int(count["patches"]) for split, count in counts.items()},
-            files=_PatchFiles(files, f"patches/{dataset}"),
+            files=files,
         )
 
 
@@ -218,16 +223,32 @@ def _files_at(store: DataStore, revision: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _PatchFiles:
-    """The Parquet files of a version below ``folder`` of DVC's file system ``files``."""
+class _VersionFiles:
+    """The files of a version of a data set, in DVC's file system ``files``.
 
+    What is missing in cache and remotes alike is an error: never no file.
+    """
+
+    version: str
+    dataset: str
     files: Any
-    folder: str
+
+    def text(self, kind: str, name: str) -> str | None:
+        """Return a file of the tracked folder of a kind, ``None`` where it has no such file."""
+        folder = f"{kind}/{self.dataset}"
+        with self._found(folder):
+            if self.files.exists(f"{folder}/{name}"):
+                text: str = self.files.read_text(f"{folder}/{name}")
+                return text
+            if not self.files.find(folder):
+                raise FileNotFoundError(folder)  # what DVC lists of it is lost
+        return None
 
     def listed(self, split: str) -> dict[str, str]:
-        """Return the checksum of each file of a split, by path."""
-        place = f"{self.folder}/{split}"
-        found = self.files.find(place, detail=True) if self.files.isdir(place) else {}
+        """Return the checksum of each Parquet file of a split, by path."""
+        place = f"patches/{self.dataset}/{split}"
+        with self._found(place):
+            found = self.files.find(place, detail=True) if self.files.isdir(place) else {}
         return {
             path: entry["dvc_info"]["md5"]
             for path, entry in found.items()
@@ -238,9 +259,25 @@ class _PatchFiles:
         """Return the patches of files by their content."""
         found: Counter[bytes] = Counter()
         for path in paths:
-            with self.files.open(path, "rb") as file:
+            with self._found(path), self.files.open(path, "rb") as file:
                 found += patch_digests(file)
         return found
+
+    @contextmanager
+    def _found(self, path: str) -> Iterator[None]:
+        """Turn what DVC says of what it does not find into an error with a remedy."""
+        from dvc.exceptions import DvcException
+        from dvc_data.index.index import DataIndexError, StorageError
+
+        try:
+            yield
+        except (OSError, DvcException, DataIndexError, StorageError) as error:
+            raise UnwritableProduct(
+                f"{self.version}: {path}",
+                "is neither in the cache nor in a remote",
+                "Get it by 'dvc fetch --all-commits' in the workspace's data/ where a remote has "
+                "it, or ingest and tile the same inputs again.",
+            ) from error
 
 
 def _patch_changes(one: _Manifests, other: _Manifests) -> dict[str, PatchChange]:
