@@ -105,9 +105,9 @@ def _record_stage(side: Side) -> bool:
     if (side.root / side.pointer).is_file():
         with suppress(UnwritableProduct):  # lost from the cache
             side.dvc(checkout_of(side.pointer))
-            if same_files(live, side.raw):
-                side.add(side.patches, commit)
-                return False
+        if side.raw.is_dir() and same_files(live, side.raw):
+            side.add(side.patches, commit)
+            return False
         shutil.rmtree(side.raw, ignore_errors=True)
     shutil.copytree(live, side.raw, copy_function=linked)
     side.add(side.patches, ("add", f"raw/{side.dataset}"), commit)
