@@ -28,6 +28,8 @@ from satseg_ray.errors import (
     InUse,
     UnwritableProduct,
 )
+from satseg_ray.patches.dataset import DatasetManifest
+from satseg_ray.patches.store import PatchManifest
 from satseg_ray.tracking import Tracking, foreign_locks, repository
 from satseg_ray.tracking.committing import same_files
 from satseg_ray.tracking.datastore import DataStore
@@ -1011,3 +1013,62 @@ def test_a_difference_to_what_is_lost_is_an_error_and_never_the_same(store, lost
             file.unlink()
     with pytest.raises(UnwritableProduct, match=r"coast-v1: raw/coast.*neither in the cache"):
         difference(store, "coast", "coast-v1", "coast-v1")
+
+
+def test_a_damaged_file_of_a_pipeline_is_named_before_anything_is_tiled(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    for name in ("params.yaml", "dvc.lock"):
+        path = store.root / "pipelines/coast" / name
+        whole = path.read_text()
+        path.write_text("{[")
+        refused = pytest.raises(ConfigError, match=rf"{name}: is no YAML")
+        with refused, store.replacing_patches("coast", PARAMS):
+            raise AssertionError
+        path.write_text(whole)
+    (store.root / ".dvc/config").write_text("garbage [[")
+    with pytest.raises(UnwritableProduct, match=r"\.dvc/config: .* cannot be read"):
+        ingest(store, "coast", 2)
+
+
+def test_a_commit_of_dvc_that_fails_is_told_as_what_it_is(store, monkeypatch):
+    ingest(store, "coast", 1)
+    real = repository.Repository.dvc
+
+    def fail(self: Any, tree: Path, *commands: Any) -> None:
+        if commands[-1][0] == "commit":
+            raise UnwritableProduct("dvc", "the disk is full", "Look.")
+        real(self, tree, *commands)
+
+    monkeypatch.setattr(repository.Repository, "dvc", fail)
+    with pytest.raises(UnwritableProduct, match="dvc: the disk is full"):
+        tile(store, "coast", 1)
+
+
+def test_a_damaged_journal_is_named_with_what_to_do(store):
+    ingest(store, "coast", 1)
+    path = store.root / ".git/satseg/journal.json"
+    for text in ("{", "[]", "{}", "\x00"):
+        path.write_text(text)
+        with pytest.raises(UnwritableProduct, match=r"journal\.json: is damaged .*Delete it"):
+            data(DataConfig(action="versions"))
+
+
+@pytest.mark.parametrize("text", ["", "[1,2", "a: 1\n", "{", "[1]", "name: 5\nclasses: 3\n"])
+def test_a_damaged_manifest_is_named_with_what_to_do(tmp_path, text):
+    kinds: dict[str, Any] = {"dataset.yaml": DatasetManifest, "patches.json": PatchManifest}
+    for name, kind in kinds.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DatasetNotFound, match=rf"{name}: describes no .* Run jobs/"):
+            kind.read(tmp_path)
+
+
+def test_what_dvc_says_of_lost_files_is_told_without_its_adverts():
+    said = "ERROR: failed\nIs your cache up to date?\n<https://error.dvc.org/missing-files>\n"
+    lost = str(repository._failed(Path("data"), "dvc checkout", said))
+    assert "neither in the cache nor in a remote" in lost
+    assert "dvc pull" in lost
+    other = repository._failed(
+        Path("data"), "dvc add", "ERROR: disk I/O error\n\nHaving any troubles? Hit us up at x!\n"
+    )
+    assert other.problem == "dvc add failed (ERROR: disk I/O error)"

@@ -20,7 +20,7 @@ from satseg_ray.products import locked, placed
 from satseg_ray.tracking.committing import Draft, commit_patches, commit_raw
 from satseg_ray.tracking.foreign_locks import alone
 from satseg_ray.tracking.journal import Move, Scope, own_of
-from satseg_ray.tracking.pipeline import folder_of
+from satseg_ray.tracking.pipeline import check_pipeline, folder_of
 from satseg_ray.tracking.repository import Repository
 from satseg_ray.tracking.reproduction import Reproduction
 from satseg_ray.tracking.side import Committed, Side, new_side, summary_at, sweep, sweep_free
@@ -139,6 +139,7 @@ class DataStore:
         in place and nothing is committed: that is DVC's part then.
 
         Raises:
+            ConfigError: a file of its pipeline is damaged.
             InUse: another job writes the data set, or reads or writes its patches.
             UnwritableProduct: there is no space for it, or no right to write.
         """
@@ -148,6 +149,7 @@ class DataStore:
                 yield draft
             return
         with self._changing(dataset, Scope.PATCHES) as side:
+            check_pipeline(self.root / folder_of(dataset))
             draft = Draft(side.patches)
             draft.folder.mkdir(parents=True)
             yield draft
@@ -190,13 +192,14 @@ class DataStore:
         Where a stage fails, or the process dies, patches and pipeline come back as they were.
 
         Raises:
-            ConfigError: the data set has no pipeline: it was never tiled.
+            ConfigError: the data set has no pipeline, as it was never tiled, or a damaged one.
             UnwritableProduct: a stage failed; its own error is on stderr.
             InUse: another job writes the data set, or reads or writes its patches.
         """
         live = self.root / folder_of(dataset)
         if not (live / "dvc.yaml").is_file():
             raise ConfigError("dataset", f"{dataset!r} has no pipeline", "Tile it first.")
+        check_pipeline(live)
         with self._changing(dataset, Scope.PATCHES) as side:
             return self._reproduction(dataset).run(side)
 

@@ -16,7 +16,7 @@ from satseg_ray.errors import DatasetVersionNotFound, UnwritableProduct
 from satseg_ray.patches.contents import patch_digests
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.journal import number_of, tags_of
-from satseg_ray.tracking.listing import made_by, pointed
+from satseg_ray.tracking.listing import made_by
 from satseg_ray.tracking.pipeline import folder_of
 from satseg_ray.tracking.runs import DatasetUse
 from satseg_ray.tracking.side import summary_at
@@ -195,7 +195,7 @@ class _Manifests:
             [f"{revision}:raw/{dataset}.dvc", f"{revision}:{folder_of(dataset)}/dvc.lock"]
         )
         files = _VersionFiles(version, dataset, _files_at(store, revision))
-        raw = files.text("raw", "dataset.yaml") if pointed(pointer) else None
+        raw = files.text("raw", "dataset.yaml") if pointer else None
         patches = files.text("patches", "patches.json") if made_by(lock, "tile") else None
         body = yaml.safe_load(raw or "") or {}
         scenes = body.get("scenes", [])
