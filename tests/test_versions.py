@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from satseg_ray.__main__ import _left_behind
-from satseg_ray.config import DataConfig
+from satseg_ray.config import DataConfig, EvaluateConfig, TrainConfig
 from satseg_ray.data.versions import data
 from satseg_ray.errors import (
     ConfigError,
@@ -30,13 +30,15 @@ from satseg_ray.errors import (
 )
 from satseg_ray.patches.dataset import DatasetManifest
 from satseg_ray.patches.store import PatchManifest
+from satseg_ray.predict.evaluate import kept_settings as evaluate_settings
 from satseg_ray.tracking import Tracking, foreign_locks, repository
 from satseg_ray.tracking.committing import same_files
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.dvc_config import DvcConfig
 from satseg_ray.tracking.history import dataset_use, difference, versions
-from satseg_ray.tracking.journal import Journal, Move
+from satseg_ray.tracking.journal import Journal, Move, Scope
 from satseg_ray.tracking.side import Committed
+from satseg_ray.train.job import kept_settings as train_settings
 from satseg_ray.workspace import Workspace
 from tests.factories import names
 from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
@@ -1072,3 +1074,28 @@ def test_what_dvc_says_of_lost_files_is_told_without_its_adverts():
         Path("data"), "dvc add", "ERROR: disk I/O error\n\nHaving any troubles? Hit us up at x!\n"
     )
     assert other.problem == "dvc add failed (ERROR: disk I/O error)"
+
+
+def test_the_settings_of_a_training_stay_in_the_pipeline_and_make_no_version_of_patches(store):
+    ingest(store, "coast", 1)
+    store.keep_settings("coast", "train", {"epochs": 3})  # no pipeline, and no error
+    tile(store, "coast", 1)
+    params = store.root / "pipelines/coast/params.yaml"
+    of_tile = yaml.safe_load(params.read_text())["tile"]
+    config = TrainConfig(dataset="coast", epochs=3)
+    with store.reading_patches("coast"):
+        store.keep_settings("coast", "train", train_settings(config))
+    evaluation = EvaluateConfig(model="m", dataset="coast", split="val", output="mine")
+    store.keep_settings("coast", "evaluate", evaluate_settings(evaluation))
+    kept = yaml.safe_load(params.read_text())
+    assert kept["tile"] == of_tile
+    assert TrainConfig(**kept["train"]) == config.model_copy(update={"register_as": "coast"})
+    again = EvaluateConfig(**kept["evaluate"], model="m")
+    assert again == evaluation.model_copy(update={"output": None})
+    assert not tile(store, "coast", 1).changed
+    assert yaml.safe_load(params.read_text()) == kept
+    with store._changing("coast", Scope.PATCHES) as side:
+        store._reproduction("coast").undo(side.held)
+    assert yaml.safe_load(params.read_text()) == kept
+    assert tile(store, "coast", 2).changed
+    assert yaml.safe_load(git(store, "show", "HEAD:pipelines/coast/params.yaml")) == kept

@@ -96,17 +96,17 @@ class Listing:
 
 def pointed(pointer: str | None) -> str | None:
     """Return the checksum in the text of a ``.dvc`` file."""
-    return _first_output(_read(pointer))
+    return _first_output(read_keys(pointer))
 
 
 def made_by(lock: str | None, stage: str) -> str | None:
     """Return the checksum of a stage's first output in the text of a ``dvc.lock``."""
-    stages = _read(lock).get("stages")
+    stages = read_keys(lock).get("stages")
     made = stages.get(stage) if isinstance(stages, Mapping) else None
     return _first_output(made if isinstance(made, Mapping) else {})
 
 
-def _read(text: str | None) -> Mapping[str, Any]:
+def read_keys(text: str | None) -> Mapping[str, Any]:
     """Return what DVC wrote; a file that somebody damaged names nothing."""
     try:
         body = yaml.safe_load(text or "")

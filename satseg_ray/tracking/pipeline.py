@@ -57,6 +57,20 @@ def write_pipeline(folder: Path, dataset: str, tile: Mapping[str, Any]) -> None:
     _write(folder / "dvc.yaml", stages(dataset))
 
 
+def write_settings(folder: Path, stage: str, settings: Mapping[str, Any], partial: Path) -> None:
+    """Write ``settings`` over those of a stage in ``params.yaml``; ``partial`` is on its disk.
+
+    Settings that are not given stay.
+    """
+    params = folder / "params.yaml"
+    body = _read(params)
+    found = body.get(stage)
+    new = dict(found if isinstance(found, Mapping) else {}) | dict(settings)
+    if new != found:
+        _write(partial, body | {stage: new})
+        partial.replace(params)
+
+
 def locked_stages(folder: Path) -> list[str]:
     """Return the stages whose results ``dvc.lock`` in ``folder`` names."""
     found = _read(folder / "dvc.lock").get("stages", {})
