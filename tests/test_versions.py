@@ -617,6 +617,8 @@ def test_versions_are_listed_with_what_they_hold(store):
     last = found[-1]
     assert (last.content, last.scenes, last.patches) == ("coast@2", 3, 8)
     assert (found[1].patches_content, found[1].patches) == (None, None)
+    assert [version.patches_from for version in found] == [None, None, "coast@1", "coast@1"]
+    assert [version.is_behind for version in found] == [False, False, False, True]
     assert [version.tag for version in versions(store, "air")] == ["air-v1"]
 
 
@@ -644,7 +646,9 @@ def test_the_job_lists_and_restores_by_its_first_word(store):
     listed = run_job("versions", "--dataset", "coast")
     assert listed.returncode == 0, listed.stderr
     assert [v["tag"] for v in last_line(listed)["versions"]] == ["coast-v1", "coast-v2", "coast-v3"]
-    assert "coast-v2  " in listed.stderr
+    old, new = (line.split() for line in listed.stderr.splitlines()[-2:])
+    assert (old[0], old[3:]) == ("coast-v2", ["1", "3", "1/64", "8"])
+    assert new[3:] == ["2", "3", "1/64", "8", *["of", "older", "raw", "data,", "1"]]
     done = run_job("checkout", "--dataset", "coast", "--version", "coast-v1")
     assert (last_line(done)["tag"], last_line(done)["changed"]) == ("coast-v4", True)
     wrong = run_job("checkout", "--dataset", "coast", "--version", "coast-v9")

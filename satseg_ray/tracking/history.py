@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import yaml
@@ -30,7 +30,8 @@ _FORMAT = "%(refname:short)%09%(*objectname)%09%(taggerdate:iso-strict)"
 class DatasetVersion:
     """One version: its tag, the git revision and the time of its commit, and what it holds.
 
-    ``content`` and ``patches_content`` are the versions by digest, ``None`` where there is none.
+    ``content`` and ``patches_content`` are the versions by digest, ``None`` where there is none;
+    ``patches_from`` is the content of the raw data that the patches were made from.
     """
 
     tag: str
@@ -41,6 +42,12 @@ class DatasetVersion:
     scenes: int | None
     patches_content: str | None
     patches: int | None
+    patches_from: str | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether its patches were made from other raw data than it has."""
+        return self.patches_from != self.content if self.patches_content else False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the version as JSON values."""
@@ -114,9 +121,13 @@ def versions(store: DataStore, dataset: str | None = None) -> list[DatasetVersio
     made = [
         _version(*row, json.loads(text)) for row, text in zip(found, texts, strict=True) if text
     ]
-    return sorted(
-        made, key=lambda version: (version.dataset, number_of(version.tag, version.dataset))
-    )
+    made.sort(key=lambda version: (version.dataset, number_of(version.tag, version.dataset)))
+    # The first version of some patches is the one that tiled its raw data
+    sources = {(v.dataset, v.patches_content): v.content for v in reversed(made)}
+    return [
+        replace(v, patches_from=sources[v.dataset, v.patches_content]) if v.patches_content else v
+        for v in made
+    ]
 
 
 def _version(
@@ -131,8 +142,15 @@ def _version(
         content=raw.get("version") or None,
         scenes=raw.get("scenes"),
         patches_content=patches.get("version") or None,
-        patches=patches.get("patches"),
+        patches=_count(patches),
     )
+
+
+def _count(patches: Mapping[str, Any]) -> int | None:
+    """Return how many patches a summary tells of, in all or by split."""
+    counts = [count for name, count in patches.items() if name.endswith("_patches")]
+    found: int | None = patches.get("patches", sum(counts) if counts else None)
+    return found
 
 
 def dataset_use(workspace: Workspace, dataset: str, lineage: Mapping[str, str]) -> DatasetUse:
