@@ -1073,7 +1073,7 @@ def test_what_dvc_says_of_lost_files_is_told_without_its_adverts():
     said = "ERROR: failed\nIs your cache up to date?\n<https://error.dvc.org/missing-files>\n"
     lost = str(repository._failed(Path("data"), "dvc checkout", said))
     assert "neither in the cache nor in a remote" in lost
-    assert "dvc pull" in lost
+    assert "dvc fetch" in lost
     other = repository._failed(
         Path("data"), "dvc add", "ERROR: disk I/O error\n\nHaving any troubles? Hit us up at x!\n"
     )

@@ -18,6 +18,7 @@ from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.journal import number_of, tags_of
 from satseg_ray.tracking.listing import made_by
 from satseg_ray.tracking.pipeline import folder_of
+from satseg_ray.tracking.repository import REMEDY_OF_LOSS
 from satseg_ray.tracking.runs import DatasetUse
 from satseg_ray.tracking.side import summary_at
 from satseg_ray.workspace import Workspace
@@ -292,9 +293,8 @@ class _VersionFiles:
         except (OSError, DvcException, DataIndexError, StorageError) as error:
             raise UnwritableProduct(
                 f"{self.version}: {path}",
-                "is neither in the cache nor in a remote",
-                "Get it by 'dvc fetch --all-commits' in the workspace's data/ where a remote has "
-                "it, or ingest and tile the same inputs again.",
+                "has files that are neither in the cache nor in a remote",
+                REMEDY_OF_LOSS,
             ) from error
 
 

@@ -32,6 +32,10 @@ _DVC = (
     "        sys.exit(code)\n"
 )
 _ADVERTS = "Having any troubles?"  # and where to ask DVC's makers
+REMEDY_OF_LOSS = (
+    "If a remote has them, name it by 'dvc remote add --default' in data/ and run 'dvc fetch "
+    "--all-commits'; else ingest and tile the same inputs again."
+)
 _LOST = "error.dvc.org/missing-files"
 _GIT_IGNORE = "/patches/\n/pipelines/*/model.json\n.*.partial\n.*.lock\n"
 _RAW_IGNORE = "/*/\n"  # in raw/ itself: DVC does not look into a folder that /raw/*/ names
@@ -268,8 +272,7 @@ def _failed(root: Path, what: str, stderr: str) -> UnwritableProduct:
         return UnwritableProduct(
             root,
             f"{what} finds files that are neither in the cache nor in a remote",
-            "Get them by 'dvc pull' there where a remote has them, or ingest and tile the same "
-            "inputs again.",
+            REMEDY_OF_LOSS,
         )
     return UnwritableProduct(
         root, f"{what} failed ({'; '.join(lines[-3:]) or 'it said nothing'})",
