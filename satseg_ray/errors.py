@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SatsegError(Exception):
     """Base of all errors of this package.
@@ -35,6 +37,31 @@ class SatsegError(Exception):
             "remedy": self.remedy,
             "exit_code": self.exit_code,
         }
+
+
+def told(error: Exception) -> str:
+    """Return what a library says of a damaged file, as part of a sentence.
+
+    >>> told(KeyError("name"))
+    "no 'name'"
+    """
+    text = " ".join(str(error).split())
+    return f"no {text}" if isinstance(error, KeyError) else text
+
+
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading raises where a file has other keys and values than those that were written."""
+
+
+def keys_of(body: object) -> dict[str, Any]:
+    """Return what a file of keys holds.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not isinstance(body, dict):
+        raise ValueError("it is empty" if body is None else f"it holds a {type(body).__name__}")
+    return body
 
 
 class ConfigError(SatsegError):

@@ -19,7 +19,7 @@ from satseg_ray.data.kind import Taken, bands_of
 from satseg_ray.data.referenced import ReferenceChecker
 from satseg_ray.data.rows import Reporter
 from satseg_ray.data.taking import IMAGES, LABELS, PICTURES, PROFILES, SceneTaker
-from satseg_ray.errors import ConfigError, MissingFile, SatsegError
+from satseg_ray.errors import BandMismatch, ConfigError, MissingFile, SatsegError
 from satseg_ray.geo.raster import RasterInfo
 from satseg_ray.geo.source import BandFile, SceneSource
 from satseg_ray.patches.dataset import SceneRecord
@@ -69,6 +69,14 @@ def test_of_scenes_whose_bands_are_named_only_these_have_to_be_there():
     assert not kinds(info(3), info(4), info(5, alpha=4), bands=(1, 2, 3))
     assert list(kinds(info(3), info(3), info(4), bands=(4, 1))) == ["0", "1"]
     assert list(kinds(info(3), info(4, dtype="uint16"), bands=(1, 2))) == ["1"]
+
+
+def test_wrong_bands_are_told_of_the_scene_as_it_was_given(tmp_path):
+    scene = tmp_path / "a.tif"
+    write_raster(scene, np.ones((3, 8, 8), np.uint8))
+    with pytest.raises(BandMismatch, match=r"a\.tif: bands: asks for \[9\]") as refused:
+        take(tmp_path / "side", config([scene], bands=[1, 9]))
+    assert str(tmp_path / "side") not in str(refused.value)
 
 
 @pytest.mark.parametrize("given", [None, "cubic"])

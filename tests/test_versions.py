@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from satseg_ray.__main__ import _left_behind
-from satseg_ray.config import DataConfig
+from satseg_ray.config import DataConfig, EvaluateConfig, TrainConfig
 from satseg_ray.data.versions import data
 from satseg_ray.errors import (
     ConfigError,
@@ -28,13 +28,17 @@ from satseg_ray.errors import (
     InUse,
     UnwritableProduct,
 )
+from satseg_ray.patches.dataset import DatasetManifest
+from satseg_ray.patches.store import PatchManifest
+from satseg_ray.predict.evaluate import kept_settings as evaluate_settings
 from satseg_ray.tracking import Tracking, foreign_locks, repository
 from satseg_ray.tracking.committing import same_files
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.dvc_config import DvcConfig
 from satseg_ray.tracking.history import dataset_use, difference, versions
-from satseg_ray.tracking.journal import Journal, Move
+from satseg_ray.tracking.journal import Journal, Move, Scope
 from satseg_ray.tracking.side import Committed
+from satseg_ray.train.job import kept_settings as train_settings
 from satseg_ray.workspace import Workspace
 from tests.factories import names
 from tests.kills import PARAMS, content, ingest, open_store, read_tree, tile
@@ -613,6 +617,8 @@ def test_versions_are_listed_with_what_they_hold(store):
     last = found[-1]
     assert (last.content, last.scenes, last.patches) == ("coast@2", 3, 8)
     assert (found[1].patches_content, found[1].patches) == (None, None)
+    assert [version.patches_from for version in found] == [None, None, "coast@1", "coast@1"]
+    assert [version.is_behind for version in found] == [False, False, False, True]
     assert [version.tag for version in versions(store, "air")] == ["air-v1"]
 
 
@@ -640,7 +646,9 @@ def test_the_job_lists_and_restores_by_its_first_word(store):
     listed = run_job("versions", "--dataset", "coast")
     assert listed.returncode == 0, listed.stderr
     assert [v["tag"] for v in last_line(listed)["versions"]] == ["coast-v1", "coast-v2", "coast-v3"]
-    assert "coast-v2  " in listed.stderr
+    old, new = (line.split() for line in listed.stderr.splitlines()[-2:])
+    assert (old[0], old[3:]) == ("coast-v2", ["1", "3", "1/64", "8"])
+    assert new[3:] == ["2", "3", "1/64", "8", *["of", "older", "raw", "data,", "1"]]
     done = run_job("checkout", "--dataset", "coast", "--version", "coast-v1")
     assert (last_line(done)["tag"], last_line(done)["changed"]) == ("coast-v4", True)
     wrong = run_job("checkout", "--dataset", "coast", "--version", "coast-v9")
@@ -997,3 +1005,101 @@ def test_a_stage_whose_parents_are_dead_replaces_nothing(store):
         assert patches(store) == content("patches", 1)
         psutil.wait_procs([started], timeout=30)
         assert patches(store) == content("patches", 1)
+
+
+@pytest.mark.parametrize("lost", ["all", "listing", "manifest"])
+def test_a_difference_to_what_is_lost_is_an_error_and_never_the_same(store, lost):
+    two_versions(store)
+    cache = store.root / ".dvc/cache/files/md5"
+    if lost == "all":
+        subprocess.run(["rm", "-rf", str(store.root / ".dvc/cache")], check=True)
+    for file in [] if lost == "all" else sorted(cache.glob("*/*")):
+        wanted = file.suffix == ".dir" if lost == "listing" else b"classes:" in file.read_bytes()
+        if wanted:
+            file.unlink()
+    with pytest.raises(UnwritableProduct, match=r"coast-v1: raw/coast.*neither in the cache"):
+        difference(store, "coast", "coast-v1", "coast-v1")
+
+
+def test_a_damaged_file_of_a_pipeline_is_named_before_anything_is_tiled(store):
+    ingest(store, "coast", 1)
+    tile(store, "coast", 1)
+    for name in ("params.yaml", "dvc.lock"):
+        path = store.root / "pipelines/coast" / name
+        whole = path.read_text()
+        path.write_text("{[")
+        refused = pytest.raises(ConfigError, match=rf"{name}: is no YAML")
+        with refused, store.replacing_patches("coast", PARAMS):
+            raise AssertionError
+        path.write_text(whole)
+    (store.root / ".dvc/config").write_text("garbage [[")
+    with pytest.raises(UnwritableProduct, match=r"\.dvc/config: .* cannot be read"):
+        ingest(store, "coast", 2)
+
+
+def test_a_commit_of_dvc_that_fails_is_told_as_what_it_is(store, monkeypatch):
+    ingest(store, "coast", 1)
+    real = repository.Repository.dvc
+
+    def fail(self: Any, tree: Path, *commands: Any) -> None:
+        if commands[-1][0] == "commit":
+            raise UnwritableProduct("dvc", "the disk is full", "Look.")
+        real(self, tree, *commands)
+
+    monkeypatch.setattr(repository.Repository, "dvc", fail)
+    with pytest.raises(UnwritableProduct, match="dvc: the disk is full"):
+        tile(store, "coast", 1)
+
+
+def test_a_damaged_journal_is_named_with_what_to_do(store):
+    ingest(store, "coast", 1)
+    path = store.root / ".git/satseg/journal.json"
+    for text in ("{", "[]", "{}", "\x00"):
+        path.write_text(text)
+        with pytest.raises(UnwritableProduct, match=r"journal\.json: is damaged .*Delete it"):
+            data(DataConfig(action="versions"))
+
+
+@pytest.mark.parametrize("text", ["", "[1,2", "a: 1\n", "{", "[1]", "name: 5\nclasses: 3\n"])
+def test_a_damaged_manifest_is_named_with_what_to_do(tmp_path, text):
+    kinds: dict[str, Any] = {"dataset.yaml": DatasetManifest, "patches.json": PatchManifest}
+    for name, kind in kinds.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DatasetNotFound, match=rf"{name}: describes no .* Run jobs/"):
+            kind.read(tmp_path)
+
+
+def test_what_dvc_says_of_lost_files_is_told_without_its_adverts():
+    said = "ERROR: failed\nIs your cache up to date?\n<https://error.dvc.org/missing-files>\n"
+    lost = str(repository._failed(Path("data"), "dvc checkout", said))
+    assert "neither in the cache nor in a remote" in lost
+    assert "dvc fetch" in lost
+    other = repository._failed(
+        Path("data"), "dvc add", "ERROR: disk I/O error\n\nHaving any troubles? Hit us up at x!\n"
+    )
+    assert other.problem == "dvc add failed (ERROR: disk I/O error)"
+
+
+def test_the_settings_of_a_training_stay_in_the_pipeline_and_make_no_version_of_patches(store):
+    ingest(store, "coast", 1)
+    store.keep_settings("coast", "train", {"epochs": 3})  # no pipeline, and no error
+    tile(store, "coast", 1)
+    params = store.root / "pipelines/coast/params.yaml"
+    of_tile = yaml.safe_load(params.read_text())["tile"]
+    config = TrainConfig(dataset="coast", epochs=3)
+    with store.reading_patches("coast"):
+        store.keep_settings("coast", "train", train_settings(config))
+    evaluation = EvaluateConfig(model="m", dataset="coast", split="val", output="mine")
+    store.keep_settings("coast", "evaluate", evaluate_settings(evaluation))
+    kept = yaml.safe_load(params.read_text())
+    assert kept["tile"] == of_tile
+    assert TrainConfig(**kept["train"]) == config.model_copy(update={"register_as": "coast"})
+    again = EvaluateConfig(**kept["evaluate"], model="m")
+    assert again == evaluation.model_copy(update={"output": None})
+    assert not tile(store, "coast", 1).changed
+    assert yaml.safe_load(params.read_text()) == kept
+    with store._changing("coast", Scope.PATCHES) as side:
+        store._reproduction("coast").undo(side.held)
+    assert yaml.safe_load(params.read_text()) == kept
+    assert tile(store, "coast", 2).changed
+    assert yaml.safe_load(git(store, "show", "HEAD:pipelines/coast/params.yaml")) == kept

@@ -17,7 +17,7 @@ from satseg_ray.data.burning import burn_scene_labels, image_name
 from satseg_ray.data.referenced import own_files, remote_digest
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.drift.profile import BandProfile
-from satseg_ray.errors import LabelsDoNotMatch, SatsegError
+from satseg_ray.errors import BandMismatch, LabelsDoNotMatch, SatsegError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.formats import is_remote
 from satseg_ray.geo.grid import Window
@@ -87,6 +87,7 @@ class SceneTaker:
     def _take(self, row: Work) -> Work:
         scene, folder = SceneInput.of(row), Path(self.folder)
         info = inspect_scene(scene.source)
+        self._check_bands(scene, info)
         if self.by_reference or not scene.source.plain or self.bands:
             pixels = {file.path: check_whole(file.path) for file in scene.source.files}
         else:  # measuring reads every pixel
@@ -131,6 +132,15 @@ class SceneTaker:
             "facts": measured.facts.to_dict(),
             "refused": burning.error.to_dict() if burning.error else None,
         }
+
+    def _check_bands(self, scene: SceneInput, info: RasterInfo) -> None:
+        missing = [band for band in self.bands if not 1 <= band <= info.count]
+        if missing:
+            raise BandMismatch(
+                f"{scene.given}: bands",
+                f"asks for {missing}, and the scene has bands 1 to {info.count}",
+                "Give bands of the scene, or leave bands out.",
+            )
 
 
 class _Burning:

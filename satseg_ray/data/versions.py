@@ -93,21 +93,28 @@ def _tell_table(found: Sequence[DatasetVersion]) -> None:
     if not found:
         say("no versions yet: ingest makes the first")
         return
-    rows = [("version", "revision", "date", "content", "scenes", "patches")]
+    rows = [("version", "revision", "date", "raw data", "scenes", "patches", "count", "")]
     rows += [
         (
             version.tag,
             version.revision[:10],
             version.date,
-            version.patches_content or version.content or "",
+            _digest(version.content),
             "" if version.scenes is None else str(version.scenes),
+            _digest(version.patches_content),
             "" if version.patches is None else str(version.patches),
+            f"of older raw data, {_digest(version.patches_from)}" if version.is_behind else "",
         )
         for version in found
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         say("  ".join(c.ljust(width) for c, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _digest(content: str | None) -> str:
+    """Return a content without the name of its data set."""
+    return (content or "").rpartition("@")[2]
 
 
 def _words(change: Change) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from satseg_ray.classes import ClassTable
-from satseg_ray.errors import DatasetNotFound
+from satseg_ray.errors import DAMAGED, ConfigError, DatasetNotFound, keys_of, told
 from satseg_ray.geo.source import BandFile, SceneSource
 from satseg_ray.lineage import value_digest
 
@@ -150,7 +150,7 @@ class DatasetManifest:
         """Read the manifest of the data set in ``directory``.
 
         Raises:
-            DatasetNotFound: there is none.
+            DatasetNotFound: there is none, or its file is damaged.
         """
         path = directory / FILE_NAME
         if not path.is_file():
@@ -158,7 +158,14 @@ class DatasetManifest:
                 directory.name, f"the workspace has no data set of that name ({path})",
                 "Run jobs/ingest.py first.",
             )  # fmt: skip
-        return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        try:
+            return cls.from_dict(keys_of(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        except (yaml.YAMLError, ConfigError, *DAMAGED) as error:
+            raise DatasetNotFound(
+                path,
+                f"describes no data set ({told(error)})",
+                "Run jobs/ingest.py again.",
+            ) from error
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> DatasetManifest:

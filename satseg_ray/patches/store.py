@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from satseg_ray.classes import ClassTable
-from satseg_ray.errors import DatasetNotFound, EmptySplit
+from satseg_ray.errors import DAMAGED, ConfigError, DatasetNotFound, EmptySplit, keys_of, told
 from satseg_ray.geo.raster import Mask, Pixels
 from satseg_ray.patches.schema import (
     TENSORS,
@@ -77,7 +77,7 @@ class PatchManifest:
         """Read the manifest in ``directory``.
 
         Raises:
-            DatasetNotFound: there is none.
+            DatasetNotFound: there is none, or its file is damaged.
         """
         path = directory / FILE_NAME
         if not path.is_file():
@@ -85,7 +85,15 @@ class PatchManifest:
                 directory.name, f"the workspace has no patches of that data set ({path})",
                 "Run jobs/tile.py first.",
             )  # fmt: skip
-        body = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return cls._of(keys_of(json.loads(path.read_text(encoding="utf-8"))))
+        except (ConfigError, *DAMAGED) as error:
+            raise DatasetNotFound(
+                path, f"describes no patches ({told(error)})", "Run jobs/tile.py again."
+            ) from error
+
+    @classmethod
+    def _of(cls, body: dict[str, Any]) -> PatchManifest:
         body["classes"] = ClassTable.from_list(body["classes"])
         for key in ("bands", "band_indexes", "mean", "std"):
             body[key] = tuple(body[key])

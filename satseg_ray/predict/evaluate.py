@@ -77,6 +77,9 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
         report["label_findings"] = [finding.to_dict() for finding in pieces.findings]
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         use = _dataset_use(config, workspace)
+        if config.dataset:
+            store = DataStore.of(workspace)
+            store.keep_settings(config.dataset, "evaluate", kept_settings(config))
     run_id = _record(tracking, config.experiment, report, target, use)
     say(f"mean IoU {confusion.mean_iou:.4f}, figures in {target}")
     return {"directory": str(target), "run_id": run_id, **report}
@@ -109,6 +112,12 @@ def _dataset_use(config: EvaluateConfig, workspace: Workspace) -> DatasetUse | N
         return None
     manifest = PatchManifest.read(workspace.patches(config.dataset))
     return dataset_use(workspace, config.dataset, manifest.lineage)
+
+
+def kept_settings(config: EvaluateConfig) -> dict[str, Any]:
+    """Return what the data set's pipeline keeps of an evaluation: not whose nor where it was."""
+    own = {"model", "version", "scene", "labels", "output"}
+    return config.model_dump(mode="json", by_alias=True, exclude=own)
 
 
 def _source(config: EvaluateConfig) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from satseg_ray.errors import DatasetNotFound, UnwritableProduct
 from satseg_ray.patches.dataset import DatasetManifest
-from satseg_ray.tracking.listing import Listing, linked, made_by, pointed
+from satseg_ray.tracking.listing import Listing, linked, made_by, pointed, read_keys
 from satseg_ray.tracking.pipeline import folder_of, write_pipeline
 from satseg_ray.tracking.repository import Repository
 from satseg_ray.tracking.side import Committed, Side, checkout_of
@@ -70,16 +70,20 @@ def commit_patches(side: Side, draft: Draft, params: Mapping[str, Any]) -> Commi
     write_pipeline(side.pipeline, side.dataset, params)
     patches = f"patches/{side.dataset}"
     others = _record_stage(side)
-    written = [f"{folder_of(side.dataset)}/{name}" for name in ("dvc.yaml", "params.yaml")]
+    stages, params = (f"{folder_of(side.dataset)}/{name}" for name in ("dvc.yaml", "params.yaml"))
     lock = f"{folder_of(side.dataset)}/dvc.lock"
     known = side.repository.file_at("HEAD", lock)
     made = Listing.read(side.repository.cache, made_by(side.text(lock), "tile"))
-    same = all(side.text(path) == side.repository.file_at("HEAD", path) for path in written)
+    same = side.text(stages) == side.repository.file_at("HEAD", stages) and (
+        # Settings of a training make no other patches
+        read_keys(side.text(params)).get("tile")
+        == read_keys(side.repository.file_at("HEAD", params)).get("tile")
+    )
     if same and not others and _is_kept(side.repository, made, made_by(known, "tile")):
         shutil.rmtree(side.patches)
         side.take("HEAD", lock)
         side.dvc(checkout_of(side.stage))
-        return side.decide([patches, *written, lock], None)
+        return side.decide([patches, stages, params, lock], None)
     parts: dict[str, Any] = {"patches": draft.part(), "model": None}
     paths = [patches, folder_of(side.dataset), side.summary]
     if others:
@@ -105,9 +109,9 @@ def _record_stage(side: Side) -> bool:
     if (side.root / side.pointer).is_file():
         with suppress(UnwritableProduct):  # lost from the cache
             side.dvc(checkout_of(side.pointer))
-            if same_files(live, side.raw):
-                side.add(side.patches, commit)
-                return False
+        if side.raw.is_dir() and same_files(live, side.raw):
+            side.add(side.patches, commit)
+            return False
         shutil.rmtree(side.raw, ignore_errors=True)
     shutil.copytree(live, side.raw, copy_function=linked)
     side.add(side.patches, ("add", f"raw/{side.dataset}"), commit)

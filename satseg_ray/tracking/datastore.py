@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from satseg_ray.errors import ConfigError, DatasetVersionNotFound
+from satseg_ray.errors import ConfigError, DatasetVersionNotFound, SatsegError
 from satseg_ray.products import locked, placed
+from satseg_ray.progress import say
 from satseg_ray.tracking.committing import Draft, commit_patches, commit_raw
 from satseg_ray.tracking.foreign_locks import alone
 from satseg_ray.tracking.journal import Move, Scope, own_of
-from satseg_ray.tracking.pipeline import folder_of
+from satseg_ray.tracking.pipeline import check_pipeline, folder_of, write_settings
 from satseg_ray.tracking.repository import Repository
 from satseg_ray.tracking.reproduction import Reproduction
 from satseg_ray.tracking.side import Committed, Side, new_side, summary_at, sweep, sweep_free
@@ -139,6 +140,7 @@ class DataStore:
         in place and nothing is committed: that is DVC's part then.
 
         Raises:
+            ConfigError: a file of its pipeline is damaged.
             InUse: another job writes the data set, or reads or writes its patches.
             UnwritableProduct: there is no space for it, or no right to write.
         """
@@ -148,6 +150,7 @@ class DataStore:
                 yield draft
             return
         with self._changing(dataset, Scope.PATCHES) as side:
+            check_pipeline(self.root / folder_of(dataset))
             draft = Draft(side.patches)
             draft.folder.mkdir(parents=True)
             yield draft
@@ -181,6 +184,24 @@ class DataStore:
                 if not self.transactions.is_left(dataset):
                     sweep(repository, dataset)  # again: a DVC without its job may have worked on
 
+    def keep_settings(self, dataset: str, stage: str, settings: Mapping[str, Any]) -> None:
+        """Write ``settings`` over those of a stage of the data set's pipeline.
+
+        To be called inside :meth:`reading_patches`, which keeps out all who change the pipeline.
+        :meth:`reproduce` uses them, and the next version has them. Inside ``dvc repro``, where
+        they come from there, and without a pipeline nothing is done.
+        """
+        folder = self.root / folder_of(dataset)
+        if self._reproduction(dataset).in_stage or not (folder / "params.yaml").is_file():
+            return
+        try:
+            self.repository.scratch.mkdir(parents=True, exist_ok=True)
+            with self.transactions.deciding():  # other readers may end at the same time
+                partial = self.repository.scratch / f".{dataset}.params.partial"
+                write_settings(folder, stage, settings, partial)
+        except (SatsegError, OSError) as error:
+            say(f"warning: the settings are not kept for 'jobs/data.py reproduce': {error}")
+
     def _reproduction(self, dataset: str) -> Reproduction:
         return Reproduction(self.workspace, self.repository, dataset)
 
@@ -190,13 +211,14 @@ class DataStore:
         Where a stage fails, or the process dies, patches and pipeline come back as they were.
 
         Raises:
-            ConfigError: the data set has no pipeline: it was never tiled.
+            ConfigError: the data set has no pipeline, as it was never tiled, or a damaged one.
             UnwritableProduct: a stage failed; its own error is on stderr.
             InUse: another job writes the data set, or reads or writes its patches.
         """
         live = self.root / folder_of(dataset)
         if not (live / "dvc.yaml").is_file():
             raise ConfigError("dataset", f"{dataset!r} has no pipeline", "Tile it first.")
+        check_pipeline(live)
         with self._changing(dataset, Scope.PATCHES) as side:
             return self._reproduction(dataset).run(side)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from satseg_ray.errors import UnwritableProduct
+from satseg_ray.errors import DAMAGED, UnwritableProduct, told
 
 _SIDE = {"no_scm": "true", "analytics": "false", "check_update": "false"}
 
@@ -28,14 +28,17 @@ class DvcConfig:
             UnwritableProduct: one of the files is broken.
         """
         from dvc.config import Config, ConfigError
+        from voluptuous import Invalid
 
         try:
             config = Config(str(root / ".dvc"), validate=False)
-        except ConfigError as error:
+            return cls(root, {name: dict(section) for name, section in config.items()})
+        except (ConfigError, Invalid, *DAMAGED) as error:
             raise UnwritableProduct(
-                root, f"has settings that DVC cannot read ({error})", "Mend them by dvc config."
+                root / ".dvc" / "config",
+                f"or the user's own settings of DVC cannot be read ({told(error).rstrip('.')})",
+                "Mend it, or take back the committed one by 'git checkout .dvc/config' in data/.",
             ) from error
-        return cls(root, {name: dict(section) for name, section in config.items()})
 
     @property
     def cache(self) -> Path:

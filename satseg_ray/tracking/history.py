@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import yaml
 
-from satseg_ray.errors import DatasetVersionNotFound
+from satseg_ray.errors import DatasetVersionNotFound, UnwritableProduct
 from satseg_ray.patches.contents import patch_digests
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.journal import number_of, tags_of
+from satseg_ray.tracking.listing import made_by
+from satseg_ray.tracking.pipeline import folder_of
+from satseg_ray.tracking.repository import REMEDY_OF_LOSS
 from satseg_ray.tracking.runs import DatasetUse
 from satseg_ray.tracking.side import summary_at
 from satseg_ray.workspace import Workspace
@@ -27,7 +31,8 @@ _FORMAT = "%(refname:short)%09%(*objectname)%09%(taggerdate:iso-strict)"
 class DatasetVersion:
     """One version: its tag, the git revision and the time of its commit, and what it holds.
 
-    ``content`` and ``patches_content`` are the versions by digest, ``None`` where there is none.
+    ``content`` and ``patches_content`` are the versions by digest, ``None`` where there is none;
+    ``patches_from`` is the content of the raw data that the patches were made from.
     """
 
     tag: str
@@ -38,6 +43,12 @@ class DatasetVersion:
     scenes: int | None
     patches_content: str | None
     patches: int | None
+    patches_from: str | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether its patches were made from other raw data than it has."""
+        return self.patches_from != self.content if self.patches_content else False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the version as JSON values."""
@@ -111,9 +122,13 @@ def versions(store: DataStore, dataset: str | None = None) -> list[DatasetVersio
     made = [
         _version(*row, json.loads(text)) for row, text in zip(found, texts, strict=True) if text
     ]
-    return sorted(
-        made, key=lambda version: (version.dataset, number_of(version.tag, version.dataset))
-    )
+    made.sort(key=lambda version: (version.dataset, number_of(version.tag, version.dataset)))
+    # The first version of some patches is the one that tiled its raw data
+    sources = {(v.dataset, v.patches_content): v.content for v in reversed(made)}
+    return [
+        replace(v, patches_from=sources[v.dataset, v.patches_content]) if v.patches_content else v
+        for v in made
+    ]
 
 
 def _version(
@@ -128,8 +143,15 @@ def _version(
         content=raw.get("version") or None,
         scenes=raw.get("scenes"),
         patches_content=patches.get("version") or None,
-        patches=patches.get("patches"),
+        patches=_count(patches),
     )
+
+
+def _count(patches: Mapping[str, Any]) -> int | None:
+    """Return how many patches a summary tells of, in all or by split."""
+    counts = [count for name, count in patches.items() if name.endswith("_patches")]
+    found: int | None = patches.get("patches", sum(counts) if counts else None)
+    return found
 
 
 def dataset_use(workspace: Workspace, dataset: str, lineage: Mapping[str, str]) -> DatasetUse:
@@ -156,6 +178,7 @@ def difference(store: DataStore, dataset: str, old: str, new: str | None = None)
 
     Raises:
         DatasetVersionNotFound: one of them is no version of this data set.
+        UnwritableProduct: files of one of them are neither in the cache nor in a remote.
     """
     if new is None:
         new = next(iter(tags_of(store.repository, dataset)), "HEAD")
@@ -178,7 +201,7 @@ class _Manifests:
     labels: Mapping[str, Any]
     classes: Mapping[str, Any]
     patches: Mapping[str, int]
-    files: _PatchFiles
+    files: _VersionFiles
 
     @classmethod
     def read(cls, store: DataStore, dataset: str, version: str) -> _Manifests:
@@ -187,11 +210,12 @@ class _Manifests:
             raise DatasetVersionNotFound(
                 version, f"has no data set {dataset!r}", "List them by jobs/data.py versions."
             )
-        files = _files_at(store, revision)
-        raw, patches = (
-            files.read_text(path) if files.exists(path) else None
-            for path in (f"raw/{dataset}/dataset.yaml", f"patches/{dataset}/patches.json")
+        pointer, lock = store.repository.files_in(
+            [f"{revision}:raw/{dataset}.dvc", f"{revision}:{folder_of(dataset)}/dvc.lock"]
         )
+        files = _VersionFiles(version, dataset, _files_at(store, revision))
+        raw = files.text("raw", "dataset.yaml") if pointer else None
+        patches = files.text("patches", "patches.json") if made_by(lock, "tile") else None
         body = yaml.safe_load(raw or "") or {}
         scenes = body.get("scenes", [])
         counts = json.loads(patches or "{}").get("counts", {})
@@ -200,7 +224,7 @@ class _Manifests:
             labels={s["name"]: s.get("labels_sha256") for s in scenes if s.get("labels")},
             classes={entry["name"]: entry for entry in body.get("classes", [])},
             patches={split: int(count["patches"]) for split, count in counts.items()},
-            files=_PatchFiles(files, f"patches/{dataset}"),
+            files=files,
         )
 
 
@@ -218,16 +242,32 @@ def _files_at(store: DataStore, revision: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _PatchFiles:
-    """The Parquet files of a version below ``folder`` of DVC's file system ``files``."""
+class _VersionFiles:
+    """The files of a version of a data set, in DVC's file system ``files``.
 
+    What is missing in cache and remotes alike is an error: never no file.
+    """
+
+    version: str
+    dataset: str
     files: Any
-    folder: str
+
+    def text(self, kind: str, name: str) -> str | None:
+        """Return a file of the tracked folder of a kind, ``None`` where it has no such file."""
+        folder = f"{kind}/{self.dataset}"
+        with self._found(folder):
+            if self.files.exists(f"{folder}/{name}"):
+                text: str = self.files.read_text(f"{folder}/{name}")
+                return text
+            if not self.files.find(folder):
+                raise FileNotFoundError(folder)  # what DVC lists of it is lost
+        return None
 
     def listed(self, split: str) -> dict[str, str]:
-        """Return the checksum of each file of a split, by path."""
-        place = f"{self.folder}/{split}"
-        found = self.files.find(place, detail=True) if self.files.isdir(place) else {}
+        """Return the checksum of each Parquet file of a split, by path."""
+        place = f"patches/{self.dataset}/{split}"
+        with self._found(place):
+            found = self.files.find(place, detail=True) if self.files.isdir(place) else {}
         return {
             path: entry["dvc_info"]["md5"]
             for path, entry in found.items()
@@ -238,9 +278,24 @@ class _PatchFiles:
         """Return the patches of files by their content."""
         found: Counter[bytes] = Counter()
         for path in paths:
-            with self.files.open(path, "rb") as file:
+            with self._found(path), self.files.open(path, "rb") as file:
                 found += patch_digests(file)
         return found
+
+    @contextmanager
+    def _found(self, path: str) -> Iterator[None]:
+        """Turn what DVC says of what it does not find into an error with a remedy."""
+        from dvc.exceptions import DvcException
+        from dvc_data.index.index import DataIndexError, StorageError
+
+        try:
+            yield
+        except (OSError, DvcException, DataIndexError, StorageError) as error:
+            raise UnwritableProduct(
+                f"{self.version}: {path}",
+                "has files that are neither in the cache nor in a remote",
+                REMEDY_OF_LOSS,
+            ) from error
 
 
 def _patch_changes(one: _Manifests, other: _Manifests) -> dict[str, PatchChange]:

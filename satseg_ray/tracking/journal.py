@@ -7,14 +7,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from satseg_ray.errors import UnwritableProduct
+from satseg_ray.errors import DAMAGED, UnwritableProduct, told
 from satseg_ray.products import exchange
 from satseg_ray.tracking.repository import GitUse, Repository
 
@@ -160,11 +160,25 @@ class Journal:
 
     @classmethod
     def read(cls, repository: Repository) -> Journal | None:
-        """Return the transaction that is decided and not finished, if there is one."""
+        """Return the transaction that is decided and not finished, if there is one.
+
+        Raises:
+            UnwritableProduct: somebody has damaged the journal.
+        """
+        path = _journal(repository)
         try:
-            body: dict[str, Any] = json.loads(_journal(repository).read_text("utf-8"))
+            return cls._of(json.loads(path.read_text("utf-8")))
         except FileNotFoundError:
             return None
+        except DAMAGED as error:
+            raise UnwritableProduct(
+                path,
+                f"is damaged ({told(error)}): what a job had decided cannot be finished",
+                "Delete it, and check out the newest version of what that job changed.",
+            ) from error
+
+    @classmethod
+    def _of(cls, body: Mapping[str, Any]) -> Journal:
         record = body["record"]
         if record:
             record = Record(**record | {k: tuple(record[k]) for k in ("paths", "entries")})

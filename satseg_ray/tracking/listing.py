@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -95,17 +96,30 @@ class Listing:
 
 def pointed(pointer: str | None) -> str | None:
     """Return the checksum in the text of a ``.dvc`` file."""
-    outs = (yaml.safe_load(pointer or "") or {}).get("outs") or [{}]
-    found: str | None = outs[0].get("md5")
-    return found
+    return _first_output(read_keys(pointer))
 
 
 def made_by(lock: str | None, stage: str) -> str | None:
     """Return the checksum of a stage's first output in the text of a ``dvc.lock``."""
-    stages = (yaml.safe_load(lock or "") or {}).get("stages") or {}
-    outs = stages.get(stage, {}).get("outs") or [{}]
-    found: str | None = outs[0].get("md5")
-    return found
+    stages = read_keys(lock).get("stages")
+    made = stages.get(stage) if isinstance(stages, Mapping) else None
+    return _first_output(made if isinstance(made, Mapping) else {})
+
+
+def read_keys(text: str | None) -> Mapping[str, Any]:
+    """Return what DVC wrote; a file that somebody damaged names nothing."""
+    try:
+        body = yaml.safe_load(text or "")
+    except yaml.YAMLError:
+        return {}
+    return body if isinstance(body, Mapping) else {}
+
+
+def _first_output(body: Mapping[str, Any]) -> str | None:
+    outs = body.get("outs")
+    first = outs[0] if isinstance(outs, list) and outs else None
+    found = first.get("md5") if isinstance(first, Mapping) else None
+    return found if isinstance(found, str) else None
 
 
 def linked(source: str, target: str) -> None:

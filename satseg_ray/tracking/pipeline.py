@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from satseg_ray.errors import ConfigError, told
+
 STAGES = ("tile", "train", "evaluate")
 
 
@@ -43,25 +45,66 @@ def write_pipeline(folder: Path, dataset: str, tile: Mapping[str, Any]) -> None:
     """Write ``dvc.yaml`` and ``params.yaml``; the settings of train and evaluate stay."""
     folder.mkdir(parents=True, exist_ok=True)
     params = folder / "params.yaml"
-    found = yaml.safe_load(params.read_text("utf-8")) if params.is_file() else None
+    found = _read(params)
     body = {
         "tile": dict(tile),
         "train": {"dataset": dataset, "register": dataset},
         "evaluate": {"dataset": dataset, "split": "test"},
     }
-    if isinstance(found, dict):
+    if found:
         body = found | {"tile": dict(tile)}
     _write(params, body)
     _write(folder / "dvc.yaml", stages(dataset))
 
 
+def write_settings(folder: Path, stage: str, settings: Mapping[str, Any], partial: Path) -> None:
+    """Write ``settings`` over those of a stage in ``params.yaml``; ``partial`` is on its disk.
+
+    Settings that are not given stay.
+    """
+    params = folder / "params.yaml"
+    body = _read(params)
+    found = body.get(stage)
+    new = dict(found if isinstance(found, Mapping) else {}) | dict(settings)
+    if new != found:
+        _write(partial, body | {stage: new})
+        partial.replace(params)
+
+
 def locked_stages(folder: Path) -> list[str]:
     """Return the stages whose results ``dvc.lock`` in ``folder`` names."""
-    path = folder / "dvc.lock"
-    if not path.is_file():
-        return []
-    body = yaml.safe_load(path.read_text("utf-8")) or {}
-    return list(body.get("stages", {}))
+    found = _read(folder / "dvc.lock").get("stages", {})
+    return list(found) if isinstance(found, Mapping) else []
+
+
+def check_pipeline(folder: Path) -> None:
+    """Refuse a pipeline whose settings or results somebody has damaged, before work is lost.
+
+    Raises:
+        ConfigError: one of its files is no YAML of keys.
+    """
+    for name in ("params.yaml", "dvc.lock"):
+        _read(folder / name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a file of a pipeline says, nothing where it is not there.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        body = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(path, f"is no YAML ({told(error)})", _remedy(path)) from error
+    if not isinstance(body, dict | None):
+        raise ConfigError(path, f"holds a {type(body).__name__}", _remedy(path))
+    return body or {}
+
+
+def _remedy(path: Path) -> str:
+    place = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
+    return f"Mend it, or take back the last version's by 'git checkout {place}' in data/."
 
 
 def _write(path: Path, body: Mapping[str, Any]) -> None:

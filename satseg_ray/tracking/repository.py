@@ -31,6 +31,12 @@ _DVC = (
     "    if code := main(command):\n"
     "        sys.exit(code)\n"
 )
+_ADVERTS = "Having any troubles?"  # and where to ask DVC's makers
+REMEDY_OF_LOSS = (
+    "If a remote has them, name it by 'dvc remote add --default' in data/ and run 'dvc fetch "
+    "--all-commits'; else ingest and tile the same inputs again."
+)
+_LOST = "error.dvc.org/missing-files"
 _GIT_IGNORE = "/patches/\n/pipelines/*/model.json\n.*.partial\n.*.lock\n"
 _RAW_IGNORE = "/*/\n"  # in raw/ itself: DVC does not look into a folder that /raw/*/ names
 # A hard link first makes DVC link into its cache as well: no second copy on the disk
@@ -162,7 +168,7 @@ class Repository:
         arguments = json.dumps([list(command) for command in commands])
         done = self._run([sys.executable, "-c", _DVC, arguments], tree, more)
         if done.returncode:
-            raise _failed(tree, f"dvc {commands[0][0]}", done.stderr)
+            raise _failed(self.root, f"dvc {commands[0][0]}", done.stderr)
 
     def _run(
         self,
@@ -260,7 +266,14 @@ def clean_environment() -> dict[str, str]:
 
 
 def _failed(root: Path, what: str, stderr: str) -> UnwritableProduct:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    said = (line.strip() for line in stderr.splitlines())
+    lines = [line for line in said if line and not line.startswith(_ADVERTS)]
+    if _LOST in stderr:
+        return UnwritableProduct(
+            root,
+            f"{what} finds files that are neither in the cache nor in a remote",
+            REMEDY_OF_LOSS,
+        )
     return UnwritableProduct(
         root, f"{what} failed ({'; '.join(lines[-3:]) or 'it said nothing'})",
         "Look at the disk's space and rights, and at 'git fsck' and 'dvc doctor' there.",

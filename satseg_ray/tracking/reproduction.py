@@ -139,7 +139,10 @@ class Reproduction:
         return side.decide([folder_of(side.dataset), side.summary], "reproduced")
 
     def undo(self, held: tuple[int, ...]) -> None:
-        """Bring back the committed patches and pipeline, which DVC may have been changing."""
+        """Bring back the committed patches and pipeline, which DVC may have been changing.
+
+        Settings stay: DVC changes none.
+        """
         with Transactions(self.repository).deciding():
             # From here on no stage puts its patches in place
             self.marker.write_text("", "utf-8")
@@ -147,6 +150,10 @@ class Reproduction:
             side = Side(self.repository, self.dataset, Scope.PATCHES, root, held)
             side.repository.side_tree(side.root)
             side.take("HEAD", folder_of(self.dataset))
+            params = f"{folder_of(self.dataset)}/params.yaml"
+            if (self.repository.root / params).is_file():  # with settings that no version has yet
+                side.pipeline.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.repository.root / params, side.root / params)
             side.restore()
             side.decide([f"patches/{self.dataset}", folder_of(self.dataset)], None)
         self.marker.unlink(missing_ok=True)

@@ -39,7 +39,9 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
         spec = model_spec(config, store.manifest)
         Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
         check_spec(spec)
-        return _trained(config, spec, workspace)
+        result = _trained(config, spec, workspace)
+        DataStore.of(workspace).keep_settings(config.dataset, "train", kept_settings(config))
+        return result
 
 
 def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapping[str, Any]:
@@ -67,6 +69,12 @@ def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapp
         "metrics": dict(result.best),
         "dataset_version": spec.lineage["dataset_version"],
     }
+
+
+def kept_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return what the data set's pipeline keeps of a training; it needs a name to register by."""
+    settings = config.model_dump(mode="json", by_alias=True)
+    return {key: value for key, value in settings.items() if key != "register" or value}
 
 
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
