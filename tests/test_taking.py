@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from shapely.geometry import box
 
 from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
+from satseg_ray.data import ingest as job
 from satseg_ray.data.inputs import find_inputs
 from satseg_ray.data.kind import Taken, bands_of
 from satseg_ray.data.referenced import ReferenceChecker
 from satseg_ray.data.rows import Reporter
 from satseg_ray.data.taking import IMAGES, LABELS, PICTURES, PROFILES, SceneTaker
-from satseg_ray.errors import ConfigError, MissingFile, SatsegError
+from satseg_ray.errors import ConfigError, MissingFile, SatsegError, TilesFailed, UnwritableProduct
 from satseg_ray.geo.raster import RasterInfo
 from satseg_ray.geo.source import BandFile, SceneSource
 from satseg_ray.patches.dataset import SceneRecord
@@ -194,3 +197,39 @@ def test_names_told_apart_by_letters_alone_are_the_same_wherever_the_scenes_are(
         return [scene.name for scene in find_inputs(config(scenes)).scenes]
 
     assert names(tmp_path / "here") == names(tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("met", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/b.tif"), UnwritableProduct),
+        (ZeroDivisionError("by zero"), TilesFailed),
+        (None, None),
+    ],
+)
+def test_a_full_disk_and_a_fault_of_ours_end_the_job_and_a_scene_that_kills_is_left_out(
+    tmp_path, monkeypatch, met, kind
+):
+    def copied(source: Path, target: Path) -> Path:
+        if met and source.name == "b.tif":
+            raise met
+        return Path(copyfile(source, target))
+
+    scenes = [write_raster(tmp_path / f"{name}.tif") for name in "ab"]
+    given = config(scenes, on_bad="skip")
+    inputs, rule = find_inputs(given), given.rule(ClassTable(tuple(given.classes)))
+    monkeypatch.setattr(job, "run_tasks", lambda rows, function, pool: [
+        json.loads(function(row)["outcome"]) for row in rows
+    ])  # fmt: skip
+    monkeypatch.setattr(job, "cluster_cpus", lambda: 1)
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", copied)
+    (tmp_path / "out").mkdir()
+    taker = job._taker(given, rule, tmp_path / "out")
+    if met is None:
+        (tmp_path / "out" / "notes").mkdir()
+        (tmp_path / "out" / "notes" / "b.attempts").write_bytes(b"...")
+    outcomes = job._take(taker, inputs, ())
+    assert [scene.record.name for scene in outcomes.taken] == ["a"]
+    error = job._error(given, outcomes, job._judged(given, rule, outcomes, ()))
+    assert (error and type(error)) == kind
