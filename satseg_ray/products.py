@@ -14,8 +14,9 @@ from pathlib import Path
 
 from satseg_ray.errors import InUse, UnwritableProduct
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_PLACE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *_FULL,
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
 )
 
@@ -127,6 +128,8 @@ def _taken(path: Path, mode: int) -> int:
 def placed(target: Path) -> Iterator[None]:
     """Turn what the system says of ``target``'s place in the block into an error with a remedy.
 
+    A disk without space, or without inodes, is named by the file that it had no place for.
+
     Raises:
         UnwritableProduct: there is no space for it, or no right to write.
     """
@@ -135,9 +138,9 @@ def placed(target: Path) -> Iterator[None]:
     except OSError as error:
         name = error.filename
         elsewhere = name and not Path(os.fsdecode(name)).is_relative_to(target.parent)
-        if elsewhere or not is_no_place(error):
+        if not is_no_place(error) or (elsewhere and error.errno not in _FULL):
             raise
-        raise unwritable(target, error) from error
+        raise unwritable(os.fsdecode(name) if elsewhere else target, error) from error
 
 
 def is_no_place(error: OSError) -> bool:

@@ -138,6 +138,15 @@ def test_an_error_of_another_place_is_not_blamed_on_the_product(tmp_path):
         raise elsewhere
 
 
+def test_a_disk_that_is_full_elsewhere_is_named_by_the_file(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", "/elsewhere/file")
+    with (
+        pytest.raises(UnwritableProduct, match=r"^/elsewhere/file: cannot be written \(No space"),
+        fresh_directory(tmp_path / "set"),
+    ):
+        raise full
+
+
 def test_who_reads_keeps_writers_out_and_other_readers_in(tmp_path):
     target = tmp_path / "set"
     with fresh_directory(target):
