@@ -23,6 +23,7 @@ _NO_PLACE = (
 
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_REMEDY = "Look at the disk's space and rights."
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TOKEN = 8
 """Letters that tell one writer's folder from another's."""
@@ -135,6 +136,11 @@ def placed(target: Path) -> Iterator[None]:
     """
     try:
         yield
+    except shutil.Error as error:
+        if not isinstance(error.args[0], list):
+            raise
+        _, name, why = error.args[0][0]  # of a folder that was copied: each file, from, to, why
+        raise UnwritableProduct(name, f"cannot be written ({why})", _REMEDY) from error
     except OSError as error:
         name = error.filename
         elsewhere = name and not Path(os.fsdecode(name)).is_relative_to(target.parent)
@@ -150,9 +156,7 @@ def is_no_place(error: OSError) -> bool:
 
 def unwritable(target: object, error: OSError) -> UnwritableProduct:
     """Return the fact that ``target`` cannot be written, for what the system says."""
-    return UnwritableProduct(
-        target, f"cannot be written ({error.strerror})", "Look at the disk's space and rights."
-    )
+    return UnwritableProduct(target, f"cannot be written ({error.strerror})", _REMEDY)
 
 
 def exchange(one: Path, other: Path) -> bool:
