@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,28 @@ from shapely.geometry import box
 from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
 from satseg_ray.data import ingest as job
+from satseg_ray.data.cells import CellCounter
+from satseg_ray.data.cutting import UnitCutter
 from satseg_ray.data.inputs import find_inputs
 from satseg_ray.data.kind import Taken, bands_of
 from satseg_ray.data.referenced import ReferenceChecker
 from satseg_ray.data.rows import Reporter
 from satseg_ray.data.taking import IMAGES, LABELS, PICTURES, PROFILES, SceneTaker
-from satseg_ray.errors import ConfigError, MissingFile, SatsegError, TilesFailed, UnwritableProduct
+from satseg_ray.errors import (
+    ConfigError,
+    MissingFile,
+    SatsegError,
+    SourceChanged,
+    TilesFailed,
+    UnwritableProduct,
+)
+from satseg_ray.geo.grid import Window
 from satseg_ray.geo.raster import RasterInfo
 from satseg_ray.geo.source import BandFile, SceneSource
-from satseg_ray.patches.dataset import SceneRecord
+from satseg_ray.patches.count import Counting
+from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
+from satseg_ray.patches.sample import SampleSpec, Sampling
+from satseg_ray.patches.split import PatchKey
 from tests.factories import write_raster
 from tests.label_factories import geojson, write_json
 
@@ -233,3 +247,22 @@ def test_a_full_disk_and_a_fault_of_ours_end_the_job_and_a_scene_that_kills_is_l
     assert [scene.record.name for scene in outcomes.taken] == ["a"]
     error = job._error(given, outcomes, job._judged(given, rule, outcomes, ()))
     assert (error and type(error)) == kind
+
+
+def test_a_raster_of_another_size_than_its_record_is_no_more_what_was_ingested(tmp_path):
+    scene = write_raster(tmp_path / "a.tif", shape=(70, 80))
+    labels = write_raster(tmp_path / "l" / "a.tif", np.ones((70, 80), np.uint8))
+    given, raw = config([scene], [labels]), tmp_path / "out"
+    (outcome,) = take(raw, given)
+    record = replace(SceneRecord.from_dict(outcome["record"]), height=700)
+    table = ClassTable(tuple(given.classes))
+    data = DatasetManifest("d", table, ("x", "y", "z"), (1, 2, 3), "uint8", None, (record,))
+    notes, sampling = Reporter(str(tmp_path / "notes")), Sampling(SampleSpec())
+    changed = pytest.raises(SourceChanged, match=r"a\.tif: is 70 x 80 pixels, .* says 700 x 80")
+    for wanted in (True, False):
+        counter = CellCounter(data, str(raw), Counting(32, 2, sampling), wanted, notes)
+        with changed:
+            counter._count(counter.rows()[0])
+    cutter = UnitCutter(data, str(raw), str(tmp_path), notes, sampling)
+    with changed:
+        cutter._cut(cutter.row([PatchKey("train", "a", Window(600, 0, 32, 32))]))
