@@ -158,12 +158,12 @@ class TileConfig(BaseModel):
 
     dataset: str = Field(description="Name of the data set.")
     patch_size: int = Field(256, ge=16, le=4096, description="Side of a patch in pixels.")
-    stride: int = Field(128, ge=1, description="Pixels between training patches.")
+    stride: int = Field(128, ge=1, le=1 << 20, description="Pixels between training patches.")
     split: SplitSpec = Field(default_factory=SplitSpec, description="What is held out.")
     sample: SampleSpec = Field(
         default_factory=SampleSpec, description="Which training patches are kept, and rare classes."
     )
-    unit: int = Field(4096, ge=256, description="Side in pixels of what one task cuts.")
+    unit: int = Field(4096, ge=256, le=1 << 20, description="Side in pixels of what one task cuts.")
 
 
 class TrainConfig(TrainingSpec):
@@ -264,7 +264,11 @@ def load_config(kind: type[Config], default_yaml: Path, arguments: list[str]) ->
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or kind.__name__
         raise ConfigError(f"{path}, {key}", _sentence(first), _remedy(kind, first)) from error
-    except (SettingsError, YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(
+            path, "nests lists or keys too deep", "Write it as the docs do."
+        ) from error
+    except (SettingsError, YAMLError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split()).removeprefix("error parsing CLI: ")
         raise ConfigError(path, text.rstrip("."), "See --help for the flags.") from error
 

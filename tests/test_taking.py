@@ -192,6 +192,11 @@ def test_bands_that_cannot_be_are_refused_before_any_work(tmp_path, changes, pro
         find_inputs(config([tmp_path / "none.tif"], **changes))
 
 
+def test_a_pattern_of_very_many_folders_names_no_file():
+    with pytest.raises(MissingFile, match="has too many folders to be a path"):
+        find_inputs(config(["**/*.tif" * 3000]))
+
+
 def test_a_folder_is_no_scene(tmp_path):
     with pytest.raises(MissingFile, match="is a folder"):
         find_inputs(config([tmp_path]))
