@@ -11,7 +11,7 @@ from typing import Any
 
 from satseg_ray.checks.classfiles import find_class_files
 from satseg_ray.checks.collection import Collection
-from satseg_ray.checks.facts import SceneFacts
+from satseg_ray.checks.facts import OVERLAY, PICTURE, SceneFacts
 from satseg_ray.checks.report import OVERVIEW, PICTURES, Report
 from satseg_ray.checks.rules import apply_rules, strict
 from satseg_ray.checks.words import counted
@@ -181,7 +181,7 @@ def _finish(folder: Path, manifest: DatasetManifest, report: Report) -> None:
         f"band_{i}": name for i, name in zip(manifest.band_indexes, manifest.bands, strict=True)
     }
     merge_profiles(folder / PROFILES, folder / PROFILE, numbered)
-    pictures = {f"{name}{kind}" for name in names for kind in (".png", ".labels.png")}
+    pictures = {f"{name}{kind}" for name in names for kind in (PICTURE, OVERLAY)}
     for picture in (folder / PICTURES).iterdir():
         if picture.name not in pictures:
             picture.unlink()
