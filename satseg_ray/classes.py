@@ -12,6 +12,9 @@ from satseg_ray.errors import ConfigError
 IGNORE = 255
 """Index of an unlabelled pixel in every mask: left out of loss and metrics."""
 
+MOST_LETTERS = 100
+"""Letters of a class's name."""
+
 RGB = tuple[int, int, int]
 
 
@@ -28,7 +31,12 @@ def parse_color(text: str) -> RGB:
 
 @dataclass(frozen=True)
 class ClassDef:
-    """One class: its value in label rasters and maps, its name and its ``#RRGGBB`` colour."""
+    """One class: its value in label rasters and maps, its name and its ``#RRGGBB`` colour.
+
+    Raises:
+        ConfigError: a value beyond 0 to 255, a name that is empty, longer than 100 letters or not
+            printable, or no colour.
+    """
 
     value: int
     name: str
@@ -40,6 +48,12 @@ class ClassDef:
         if not 0 <= self.value <= 255:
             raise ConfigError(
                 "classes", f"class {self.name!r} has the value {self.value}", "Use 0 to 255."
+            )
+        if not (self.name.isprintable() and 0 < len(self.name) <= MOST_LETTERS):
+            raise ConfigError(
+                "classes",
+                f"the class of value {self.value} has the name {self.name[:MOST_LETTERS]!r}",
+                f"Use 1 to {MOST_LETTERS} printable letters.",
             )
         parse_color(self.color)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -14,6 +15,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -47,7 +49,7 @@ def _value_or_color(item: object) -> object:
         item = int(item)
     if isinstance(item, str):
         parse_color(item)
-    elif not isinstance(item, int) or not 0 <= item <= MOST_VALUE:
+    elif not isinstance(item, int) or isinstance(item, bool) or not 0 <= item <= MOST_VALUE:
         raise ValueError(f"{item!r} is no label value of 0 to {MOST_VALUE} and no colour '#RRGGBB'")
     return item
 
@@ -147,7 +149,10 @@ class IngestConfig(LabelOptions):
     @model_validator(mode="after")
     def _whole_grid(self) -> Self:
         if (self.crs is None) != (self.resolution is None):
-            raise ValueError("crs and resolution make one grid together: give both, or none")
+            given, missing = ("crs", "resolution") if self.crs else ("resolution", "crs")
+            raise PydanticCustomError(
+                "missing_beside", "they make one grid", {"key": missing, "given": given}
+            )
         return self
 
 
@@ -158,12 +163,12 @@ class TileConfig(BaseModel):
 
     dataset: str = Field(description="Name of the data set.")
     patch_size: int = Field(256, ge=16, le=4096, description="Side of a patch in pixels.")
-    stride: int = Field(128, ge=1, description="Pixels between training patches.")
+    stride: int = Field(128, ge=1, le=1 << 20, description="Pixels between training patches.")
     split: SplitSpec = Field(default_factory=SplitSpec, description="What is held out.")
     sample: SampleSpec = Field(
         default_factory=SampleSpec, description="Which training patches are kept, and rare classes."
     )
-    unit: int = Field(4096, ge=256, description="Side in pixels of what one task cuts.")
+    unit: int = Field(4096, ge=256, le=1 << 20, description="Side in pixels of what one task cuts.")
 
 
 class TrainConfig(TrainingSpec):
@@ -262,9 +267,14 @@ def load_config(kind: type[Config], default_yaml: Path, arguments: list[str]) ->
         return kind.model_validate(settings.model_dump(by_alias=True))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or kind.__name__
-        raise ConfigError(f"{path}, {key}", _sentence(first), _remedy(kind, first)) from error
-    except (SettingsError, YAMLError, UnicodeDecodeError) as error:
+        key = ".".join(str(part) for part in first["loc"]) or first.get("ctx", {}).get("key", "")
+        subject = f"{path}, {key}" if key else path
+        raise ConfigError(subject, _sentence(first), _remedy(kind, first)) from error
+    except RecursionError as error:
+        raise ConfigError(
+            path, "nests lists or keys too deep", "Write it as the docs do."
+        ) from error
+    except (SettingsError, YAMLError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split()).removeprefix("error parsing CLI: ")
         raise ConfigError(path, text.rstrip("."), "See --help for the flags.") from error
 
@@ -322,11 +332,21 @@ def _settings(kind: type[Config], path: Path, flags: list[str]) -> type[Config]:
 
 def _sentence(error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return f"is no key of this job (value {error['input']!r})"
+        return f"is no key of this job (value {_SHORT.repr(error['input'])})"
     if error["type"] == "missing":
         return "is not given"
+    if error["type"] == "missing_beside":
+        return f"is not given, and {error['ctx']['given']} is: {error['msg']}"
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
-    return f"is {error['input']!r}: {reason[0].lower()}{reason[1:]}"
+    if not error["loc"]:  # of the config as a whole
+        return reason
+    return f"is {_SHORT.repr(error['input'])}: {reason[0].lower()}{reason[1:]}"
+
+
+_SHORT = Repr()
+"""Shows what was written, in bounded length."""
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def _keys(kind: type[BaseModel], place: Sequence[Any]) -> list[str]:

@@ -14,14 +14,16 @@ from pathlib import Path
 
 from satseg_ray.errors import InUse, UnwritableProduct
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_PLACE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *_FULL,
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST),
 )
 
 
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_REMEDY = "Look at the disk's space and rights."
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TOKEN = 8
 """Letters that tell one writer's folder from another's."""
@@ -127,17 +129,24 @@ def _taken(path: Path, mode: int) -> int:
 def placed(target: Path) -> Iterator[None]:
     """Turn what the system says of ``target``'s place in the block into an error with a remedy.
 
+    A disk without space, or without inodes, is named by the file that it had no place for.
+
     Raises:
         UnwritableProduct: there is no space for it, or no right to write.
     """
     try:
         yield
+    except shutil.Error as error:
+        if not isinstance(error.args[0], list):
+            raise
+        _, name, why = error.args[0][0]  # of a folder that was copied: each file, from, to, why
+        raise UnwritableProduct(name, f"cannot be written ({why})", _REMEDY) from error
     except OSError as error:
         name = error.filename
         elsewhere = name and not Path(os.fsdecode(name)).is_relative_to(target.parent)
-        if elsewhere or not is_no_place(error):
+        if not is_no_place(error) or (elsewhere and error.errno not in _FULL):
             raise
-        raise unwritable(target, error) from error
+        raise unwritable(os.fsdecode(name) if elsewhere else target, error) from error
 
 
 def is_no_place(error: OSError) -> bool:
@@ -147,9 +156,7 @@ def is_no_place(error: OSError) -> bool:
 
 def unwritable(target: object, error: OSError) -> UnwritableProduct:
     """Return the fact that ``target`` cannot be written, for what the system says."""
-    return UnwritableProduct(
-        target, f"cannot be written ({error.strerror})", "Look at the disk's space and rights."
-    )
+    return UnwritableProduct(target, f"cannot be written ({error.strerror})", _REMEDY)
 
 
 def exchange(one: Path, other: Path) -> bool:

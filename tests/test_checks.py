@@ -234,8 +234,16 @@ def test_pictures_are_small_and_show_every_nth_pixel(tmp_path):
     assert (np.abs(blue - red - (0xD0 - 0x1F) // 2) <= 1).all()
     assert (np.abs(green - red - (0x6F - 0x1F) // 2) <= 1).all()
     taken.write_pictures(tmp_path)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), taken.picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.image.png")), taken.picture)
     assert (tmp_path / "a.labels.png").is_file()
+
+
+def test_pictures_of_two_scenes_never_share_a_file(tmp_path, scene):
+    found = [scene(f"{name}.tif", labels=labels_of()) for name in ("a", "a.labels", "a.image")]
+    picture = np.zeros((4, 4, 3), np.uint8)
+    for facts in found:
+        Measured(facts, picture, picture).write_pictures(tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").iterdir())) == 6
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,32 @@ def test_what_is_neither_a_value_nor_a_colour_is_refused(tmp_path, text):
         load_config(IngestConfig, path, ["--ignore", text])
 
 
+@pytest.mark.parametrize("text", ["true", "[true]"])
+def test_a_truth_is_no_value_to_ignore(tmp_path, text):
+    path = write_yaml(tmp_path, f"dataset: a\nscenes: [x]\nclasses: []\nignore: {text}\n")
+    with pytest.raises(ConfigError, match="ignore"):
+        load_config(IngestConfig, path, [])
+
+
+@pytest.mark.parametrize("name", ["''", '"a\\nb"', '"\\e[31m"', "x" * 101, "x" * 100_000])
+def test_a_class_has_a_name_that_can_be_printed(tmp_path, name):
+    text = f"dataset: a\nscenes: [x]\nclasses: [{{value: 1, name: {name}}}]\n"
+    with pytest.raises(ConfigError, match=r"value 1 has the name .* printable letters") as raised:
+        load_config(IngestConfig, write_yaml(tmp_path, text), [])
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("crs: EPSG:32631", "resolution"), ("resolution: 10", "crs")],
+)
+def test_half_a_grid_is_told_by_the_key_that_is_missing(tmp_path, given, missing):
+    path = write_yaml(tmp_path, f"dataset: a\nscenes: [x]\nclasses: []\n{given}\n")
+    with pytest.raises(ConfigError, match=rf"job\.yaml, {missing}: is not given, and ") as raised:
+        load_config(IngestConfig, path, [])
+    assert len(str(raised.value)) < 300 + len(str(path))
+
+
 def test_register_is_the_name_of_the_flag(tmp_path):
     path = write_yaml(tmp_path, "dataset: coast\n")
     config = load_config(TrainConfig, path, ["--register", "water", "--epochs", "5"])
@@ -139,6 +165,12 @@ def test_register_is_the_name_of_the_flag(tmp_path):
         ("dataset: a\n", ["stray"], ("job.yaml", "stray")),
         ("patch_size: 64\n", [], ("job.yaml", "dataset", "is not given")),
         ("dataset: [a\n", [], ("job.yaml",)),
+        ("dataset: " + "[" * 3000, [], ("job.yaml", "nests lists or keys too deep")),
+        ("dataset: a\nunit: " + "1" * 5000, [], ("job.yaml",)),
+        (f"dataset: a\nsplit: {{buffer: {10**30}}}\n", [], ("job.yaml", "split.buffer", "1048576")),
+        (f"dataset: a\nsplit: {{seed: {10**30}}}\n", [], ("job.yaml", "split.seed")),
+        (f"dataset: a\nstride: {10**30}\n", [], ("job.yaml", "stride")),
+        (f"dataset: a\nunit: {10**30}\n", [], ("job.yaml", "unit")),
         ("- a\n- b\n", [], ("job.yaml",)),
         ("just text\n", [], ("job.yaml",)),
     ],

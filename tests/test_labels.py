@@ -185,11 +185,6 @@ def test_a_reader_that_fails_to_open_lets_go_of_its_file(make_raster):
     assert len(os.listdir("/proc/self/fd")) == before, kept
 
 
-def test_a_class_wins_over_ignore(make_raster):
-    path = make_raster(values=np.array([[7, 0]], np.uint8))
-    np.testing.assert_array_equal(read(path, LabelRule(TABLE, (0, 7))), [[0, 1]])
-
-
 def test_only_unlabelled_pixels_are_no_error(make_raster):
     path = make_raster(values=np.full((3, 3), 9, np.uint8))
     assert (read(path, LabelRule(TABLE, (9,))) == IGNORE).all()
@@ -505,3 +500,25 @@ def test_real_palettes_differ_in_order_and_hold_an_undeclared_black(realdata):
     assert len(set(orders.values())) > 10
     unknown = {code for s in found.values() for code in s.unknown}
     assert unknown == {"#000000"}
+
+
+@pytest.mark.parametrize(
+    ("by", "ignored", "words"),
+    [
+        ("auto", 7, "holds 7, which is the value of the class 'land'"),
+        ("value", 7, "holds 7, which is the value of the class 'land'"),
+        ("auto", "#c8b27d", "holds '#c8b27d', which is the colour of the class 'land'"),
+        ("color", "#c8b27d", "holds '#c8b27d', which is the colour of the class 'land'"),
+    ],
+)
+def test_what_is_a_class_cannot_be_ignored(by, ignored, words):
+    table = ClassTable((ClassDef(7, "land", "#C8B27D"), ClassDef(2, "water", "#1F6FD0")))
+    with pytest.raises(ConfigError, match=words):
+        LabelRule(table, (ignored,), by)
+
+
+def test_what_is_no_code_of_the_labels_may_be_ignored():
+    table = ClassTable((ClassDef(7, "land", "#C8B27D"), ClassDef(2, "water", "#1F6FD0")))
+    assert LabelRule(table, ("#c8b27d", 0), "value").codes("value") == {7: 0, 2: 1, 0: IGNORE}
+    assert LabelRule(table, (7, "#000000"), "color").codes("color")[0] == IGNORE
+    assert LabelRule(table, (7,), "bits", bits=(BitField("water", 0),)).ignore == (7,)

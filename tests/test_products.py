@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,24 @@ def test_an_error_of_another_place_is_not_blamed_on_the_product(tmp_path):
     elsewhere = PermissionError(errno.EACCES, "Permission denied", "/elsewhere/file")
     with pytest.raises(PermissionError), fresh_directory(tmp_path / "set"):
         raise elsewhere
+
+
+def test_a_disk_that_is_full_elsewhere_is_named_by_the_file(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", "/elsewhere/file")
+    with (
+        pytest.raises(UnwritableProduct, match=r"^/elsewhere/file: cannot be written \(No space"),
+        fresh_directory(tmp_path / "set"),
+    ):
+        raise full
+
+
+def test_a_folder_that_could_not_be_copied_is_named_by_its_first_file(tmp_path):
+    full = shutil.Error([("/from/a", "/to/a", "[Errno 28] No space left on device")])
+    with (
+        pytest.raises(UnwritableProduct, match=r"^/to/a: cannot be written .*No space"),
+        fresh_directory(tmp_path / "set"),
+    ):
+        raise full
 
 
 def test_who_reads_keeps_writers_out_and_other_readers_in(tmp_path):

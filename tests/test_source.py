@@ -108,6 +108,8 @@ def test_relative_paths_are_those_of_a_folder_and_addresses_stay():
         ({"files": ["a.tif"], "resampling": "lanczos"}, "resampling"),
         ({"files": ["a.tif"], "georeference": "gps"}, "georeference"),
         ({"files": ["a.tif"], "nodata": "zero"}, "nodata"),
+        ({"files": ["a.tif"], "nodata": 10**400}, "nodata"),
+        ({"files": ["a.tif"], "nodata": True}, "nodata"),
         ({"files": ["a.tif"], "grid": {"crs": "EPSG:0", "resolution": 1}}, "grid.crs"),
         ({"files": ["a.tif"], "grid": {"crs": "EPSG:3857"}}, "grid.resolution"),
         ({"files": ["a.tif"], "grid": {"crs": "EPSG:3857", "resolution": 0}}, "grid.resolution"),
@@ -120,10 +122,35 @@ def test_what_is_wrong_in_a_description_is_named_with_its_file(tmp_path, body, n
         scene_source(path)
 
 
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
+    text = "files: [a.tif]\nnodata: -1e9\ngrid: {crs: EPSG:4326, resolution: 1e-4}\n"
+    (tmp_path / "stack.yaml").write_text(text)
+    source = scene_source(tmp_path / "stack.yaml")
+    assert (source.nodata, source.grid) == (-1e9, TargetGrid("EPSG:4326", 1e-4))
+
+
+def test_what_aliases_make_of_little_is_shown_in_few_letters(tmp_path):
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [
+        f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]" for b, c in zip("abcdefg", "bcdefgh", strict=True)
+    ]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines).replace("h: ", "files: "))
+    body = yaml.safe_load((tmp_path / "bomb.yaml").read_text())["files"]
+    with pytest.raises(ConfigError) as raised:
+        SceneSource.from_dict({"files": [{"path": body}]})
+    assert len(str(raised.value)) < 2000
+
+
 def test_a_description_that_is_no_yaml_or_missing_is_refused(tmp_path):
     (tmp_path / "bad.yaml").write_text("files: [")
     with pytest.raises(ConfigError, match=r"bad\.yaml: is no YAML"):
         scene_source(tmp_path / "bad.yaml")
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 3000)
+    with pytest.raises(ConfigError, match=r"deep\.yaml: nests lists or keys too deep"):
+        scene_source(tmp_path / "deep.yaml")
+    (tmp_path / "long.yaml").write_text("files: [a.tif]\nnodata: " + "1" * 5000)
+    with pytest.raises(ConfigError, match=r"long\.yaml: is no YAML"):
+        scene_source(tmp_path / "long.yaml")
     with pytest.raises(MissingFile):
         scene_source(tmp_path / "none.yaml")
     assert scene_source("a/b.tif") == SceneSource((BandFile("a/b.tif"),))

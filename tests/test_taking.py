@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,30 @@ from shapely.geometry import box
 
 from satseg_ray.classes import ClassTable
 from satseg_ray.config import IngestConfig
+from satseg_ray.data import ingest as job
+from satseg_ray.data.cells import CellCounter
+from satseg_ray.data.cutting import UnitCutter
 from satseg_ray.data.inputs import find_inputs
 from satseg_ray.data.kind import Taken, bands_of
 from satseg_ray.data.referenced import ReferenceChecker
 from satseg_ray.data.rows import Reporter
 from satseg_ray.data.taking import IMAGES, LABELS, PICTURES, PROFILES, SceneTaker
-from satseg_ray.errors import BandMismatch, ConfigError, MissingFile, SatsegError
+from satseg_ray.errors import (
+    BandMismatch,
+    ConfigError,
+    MissingFile,
+    SatsegError,
+    SourceChanged,
+    TilesFailed,
+    UnwritableProduct,
+)
+from satseg_ray.geo.grid import Window
 from satseg_ray.geo.raster import RasterInfo
 from satseg_ray.geo.source import BandFile, SceneSource
-from satseg_ray.patches.dataset import SceneRecord
+from satseg_ray.patches.count import Counting
+from satseg_ray.patches.dataset import DatasetManifest, SceneRecord
+from satseg_ray.patches.sample import SampleSpec, Sampling
+from satseg_ray.patches.split import PatchKey
 from tests.factories import write_raster
 from tests.label_factories import geojson, write_json
 
@@ -183,6 +201,11 @@ def test_bands_that_cannot_be_are_refused_before_any_work(tmp_path, changes, pro
         find_inputs(config([tmp_path / "none.tif"], **changes))
 
 
+def test_a_pattern_of_very_many_folders_names_no_file():
+    with pytest.raises(MissingFile, match="has too many folders to be a path"):
+        find_inputs(config(["**/*.tif" * 3000]))
+
+
 def test_a_folder_is_no_scene(tmp_path):
     with pytest.raises(MissingFile, match="is a folder"):
         find_inputs(config([tmp_path]))
@@ -202,3 +225,58 @@ def test_names_told_apart_by_letters_alone_are_the_same_wherever_the_scenes_are(
         return [scene.name for scene in find_inputs(config(scenes)).scenes]
 
     assert names(tmp_path / "here") == names(tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("met", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/b.tif"), UnwritableProduct),
+        (ZeroDivisionError("by zero"), TilesFailed),
+        (None, None),
+    ],
+)
+def test_a_full_disk_and_a_fault_of_ours_end_the_job_and_a_scene_that_kills_is_left_out(
+    tmp_path, monkeypatch, met, kind
+):
+    def copied(source: Path, target: Path) -> Path:
+        if met and source.name == "b.tif":
+            raise met
+        return Path(copyfile(source, target))
+
+    scenes = [write_raster(tmp_path / f"{name}.tif") for name in "ab"]
+    given = config(scenes, on_bad="skip")
+    inputs, rule = find_inputs(given), given.rule(ClassTable(tuple(given.classes)))
+    monkeypatch.setattr(job, "run_tasks", lambda rows, function, pool: [
+        json.loads(function(row)["outcome"]) for row in rows
+    ])  # fmt: skip
+    monkeypatch.setattr(job, "cluster_cpus", lambda: 1)
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", copied)
+    (tmp_path / "out").mkdir()
+    taker = job._taker(given, rule, tmp_path / "out")
+    if met is None:
+        (tmp_path / "out" / "notes").mkdir()
+        (tmp_path / "out" / "notes" / "b.attempts").write_bytes(b"...")
+    outcomes = job._take(taker, inputs, ())
+    assert [scene.record.name for scene in outcomes.taken] == ["a"]
+    error = job._error(given, outcomes, job._judged(given, rule, outcomes, ()))
+    assert (error and type(error)) == kind
+
+
+def test_a_raster_of_another_size_than_its_record_is_no_more_what_was_ingested(tmp_path):
+    scene = write_raster(tmp_path / "a.tif", shape=(70, 80))
+    labels = write_raster(tmp_path / "l" / "a.tif", np.ones((70, 80), np.uint8))
+    given, raw = config([scene], [labels]), tmp_path / "out"
+    (outcome,) = take(raw, given)
+    record = replace(SceneRecord.from_dict(outcome["record"]), height=700)
+    table = ClassTable(tuple(given.classes))
+    data = DatasetManifest("d", table, ("x", "y", "z"), (1, 2, 3), "uint8", None, (record,))
+    notes, sampling = Reporter(str(tmp_path / "notes")), Sampling(SampleSpec())
+    changed = pytest.raises(SourceChanged, match=r"a\.tif: is 70 x 80 pixels, .* says 700 x 80")
+    for wanted in (True, False):
+        counter = CellCounter(data, str(raw), Counting(32, 2, sampling), wanted, notes)
+        with changed:
+            counter._count(counter.rows()[0])
+    cutter = UnitCutter(data, str(raw), str(tmp_path), notes, sampling)
+    with changed:
+        cutter._cut(cutter.row([PatchKey("train", "a", Window(600, 0, 32, 32))]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -732,3 +733,10 @@ def test_a_document_is_made_into_shapes_once_for_all_its_scenes(tmp_path, monkey
         survey(str(path), RULE, name)
         burnt(path, RULE, scene_info(), image_name=name)
     assert len(made) == len(KINDS)
+
+
+def test_a_number_of_very_many_digits_is_refused_with_its_file(tmp_path):
+    body = json.dumps(geojson([box(0, 0, 1, 1)], kind=["a"])).replace("1.0", "1" * 400, 1)
+    (tmp_path / "a.geojson").write_text(body)
+    with pytest.raises(UnreadableLabels, match=r"a\.geojson: holds a number beyond all sizes"):
+        burnt(tmp_path / "a.geojson", RULE, scene_info())

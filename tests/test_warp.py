@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -232,11 +233,31 @@ def test_scenes_of_two_zones_share_the_edges_of_pixels(tmp_path):
         assert abs(apart / 14.3 - round(apart / 14.3)) < 1e-6
 
 
-@pytest.mark.parametrize(("crs", "step"), [("EPSG:4326", 10.0), ("EPSG:32631", 1e-4)])
+@pytest.mark.parametrize(
+    ("crs", "step"),
+    [("EPSG:4326", 10.0), ("EPSG:4326", 0.3), ("EPSG:4326", 0.003), ("EPSG:32631", 1e-4)],
+)
 def test_a_resolution_in_other_units_than_those_of_the_crs_is_refused(tmp_path, crs, step):
-    path = write_raster(tmp_path / "a.tif", smooth(600, 600), crs="EPSG:32631", transform=UTM)
+    path = write_raster(tmp_path / "a.tif", smooth(200, 200), crs="EPSG:32631", transform=UTM)
     with pytest.raises(ConfigError, match="in units of"):
         inspect_scene(on_grid(path, crs, step))
+
+
+@pytest.mark.parametrize("factor", [1 / 15, 15])
+def test_pixels_may_be_some_times_larger_or_smaller(tmp_path, factor):
+    path = write_raster(tmp_path / "a.tif", smooth(200, 200), crs="EPSG:32631", transform=UTM)
+    for crs, side in (("EPSG:32631", 10), ("EPSG:4326", 0.000109)):  # 10 m at 48 degrees north
+        info = inspect_scene(on_grid(path, crs, side * factor))
+        assert math.sqrt(info.height * info.width) == pytest.approx(200 / factor, rel=0.2)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:5773", "EPSG:4978", "EPSG:4979"])
+def test_a_crs_that_is_none_of_maps_is_refused_by_name(tmp_path, crs):
+    path = write_raster(tmp_path / "a.tif", smooth(20, 20), crs="EPSG:32631", transform=UTM)
+    with pytest.raises(ConfigError, match=f"is {crs}, .*, which is neither projected"):
+        inspect_scene(on_grid(path, crs, 10.0))
+    with pytest.raises(ConfigError, match="is nowhere, which is no CRS"):
+        inspect_scene(on_grid(path, "nowhere", 10.0))
 
 
 def test_a_scene_without_crs_is_used_as_it_is(tmp_path):

@@ -13,6 +13,9 @@ from satseg_ray.checks.bands import BandFacts
 from satseg_ray.checks.survey import LabelSurvey
 from satseg_ray.findings import Finding
 
+PICTURE, OVERLAY = ".image.png", ".labels.png"
+"""What follows a scene's name in those of its pictures."""
+
 
 @dataclass(frozen=True)
 class Border:

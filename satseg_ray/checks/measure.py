@@ -20,7 +20,7 @@ from rasterio.warp import transform as moved
 from rasterio.windows import Window as RasterioWindow
 
 from satseg_ray.checks.bands import BandFacts, Tally, band_names, tally_for
-from satseg_ray.checks.facts import Border, LabelFacts, Refusal, SceneFacts
+from satseg_ray.checks.facts import OVERLAY, PICTURE, Border, LabelFacts, Refusal, SceneFacts
 from satseg_ray.checks.survey import LabelSurvey
 from satseg_ray.classes import IGNORE, ClassTable
 from satseg_ray.errors import ConfigError, SatsegError
@@ -94,10 +94,13 @@ class Measured:
     overlay: Picture | None = field(repr=False)
 
     def write_pictures(self, folder: Path) -> None:
-        """Write ``<name>.png`` and, of labels, ``<name>.labels.png`` into ``folder``."""
-        write_png(folder / f"{self.facts.name}.png", self.picture)
+        """Write ``<name>.image.png`` and, of labels, ``<name>.labels.png`` into ``folder``.
+
+        Law: no two pictures share a file, whatever their scenes are called.
+        """
+        write_png(folder / f"{self.facts.name}{PICTURE}", self.picture)
         if self.overlay is not None:
-            write_png(folder / f"{self.facts.name}.labels.png", self.overlay)
+            write_png(folder / f"{self.facts.name}{OVERLAY}", self.overlay)
 
 
 def measure(

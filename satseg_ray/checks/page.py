@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from satseg_ray.checks.facts import OVERLAY, PICTURE
 from satseg_ray.checks.words import counted, number, percent
 
 MOST_SCENES = 200
@@ -142,8 +143,8 @@ def _scenes(report: Json, pictures: Mapping[str, str]) -> Iterator[str]:
     )
     for scene in scenes[:MOST_SCENES]:
         yield '<div class="card scene">'
-        yield _picture(f"{scene['name']}.png", "scene", pictures)
-        yield _picture(f"{scene['name']}.labels.png", "labels", pictures)
+        yield _picture(f"{scene['name']}{PICTURE}", "scene", pictures)
+        yield _picture(f"{scene['name']}{OVERLAY}", "labels", pictures)
         yield f"<div><h3>{escape(scene['name'])}</h3>"
         yield f'<div class="facts">{_facts(scene)}</div>'
         yield from _shares(scene, report["classes"])

@@ -53,12 +53,13 @@ def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda f: (order[f.level], f.code, f.subject, f.problem)))
 
 
+_STRICT = "Correct it, or run without --strict, where it is a warning:"
+
+
 def strict(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return the findings with every warning made an error."""
     raised = [
-        replace(f, level="error", action=f"Correct it, or leave out --strict; then: {f.action}")
-        if f.level == "warning"
-        else f
+        replace(f, level="error", action=f"{_STRICT} {f.action}") if f.level == "warning" else f
         for f in findings
     ]
     return ranked(raised)

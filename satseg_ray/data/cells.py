@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from satseg_ray.data.rows import Pool, Reporter, Work, busy_seconds, collected, run_tasks
+from satseg_ray.geo.raster import inspect_raster
 from satseg_ray.patches.count import (
     Band,
     BandCounts,
@@ -54,10 +56,20 @@ class CellCounter:
         return self.reporter.run(self._count, row)
 
     def _count(self, row: Work) -> Work:
-        labels = {scene.name: Path(self.raw) / str(scene.labels) for scene in self.scenes}
-        count = count_band if self.wanted else uncounted
         parts = [Band(*band) for band in json.loads(row["bands"])]
+        labels = self._labels({band.scene for band in parts})
+        count = count_band if self.wanted else uncounted
         return {"bands": [count(labels[b.scene], b, self.counting).to_dict() for b in parts]}
+
+    def _labels(self, names: Container[str]) -> dict[str, Path]:
+        """Return the label rasters of some scenes, which have the size of their record."""
+        found: dict[str, Path] = {}
+        for scene in self.scenes:
+            if scene.name in names:
+                found[scene.name] = Path(self.raw) / str(scene.labels)
+                info = inspect_raster(found[scene.name])
+                scene.check_size(info.path, info.height, info.width)
+        return found
 
 
 def count_scenes(counter: CellCounter) -> tuple[list[SceneSize], float]:

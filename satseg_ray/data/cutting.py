@@ -119,6 +119,8 @@ class UnitCutter:
             ) as image,
             IndexRaster(raw / str(scene.labels)) as labels,
         ):
+            for info in (image.info, labels.info):
+                scene.check_size(info.path, info.height, info.width)
             for part in plan_units(keys, _READ):
                 window = bounding_box([key.window for key in part])
                 square = _Square(image.read(window), labels.read(window))

@@ -11,7 +11,7 @@ from typing import Any
 
 from satseg_ray.checks.classfiles import find_class_files
 from satseg_ray.checks.collection import Collection
-from satseg_ray.checks.facts import SceneFacts
+from satseg_ray.checks.facts import OVERLAY, PICTURE, SceneFacts
 from satseg_ray.checks.report import OVERVIEW, PICTURES, Report
 from satseg_ray.checks.rules import apply_rules, strict
 from satseg_ray.checks.words import counted
@@ -22,7 +22,7 @@ from satseg_ray.data.kind import Bands, Taken, bands_of
 from satseg_ray.data.rows import Pool, Reporter, error_of, first_of, gathered, run_tasks
 from satseg_ray.data.taking import IMAGES, LABELS, PROFILES, SceneTaker
 from satseg_ray.drift.profile import PROFILE, merge_profiles
-from satseg_ray.errors import ChecksFailed, SatsegError
+from satseg_ray.errors import ChecksFailed, SatsegError, UnwritableProduct
 from satseg_ray.findings import Finding
 from satseg_ray.geo.labels import LabelRule
 from satseg_ray.patches.dataset import DatasetManifest
@@ -77,12 +77,16 @@ def _taker(config: IngestConfig, rule: LabelRule, folder: Path) -> SceneTaker:
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """What became of the scenes: those taken, the errors of the others by name, and the facts."""
+    """What became of the scenes: those taken, the errors of the others by name, and the facts.
+
+    ``ending`` names those of the others that are not to blame: their errors end the job.
+    """
 
     taken: tuple[Taken, ...]
     refused: Mapping[str, SatsegError]
     facts: tuple[SceneFacts, ...]
     bands: Bands | None
+    ending: frozenset[str]
     slowest: float
     peak_mib: int
 
@@ -105,12 +109,15 @@ def _take(taker: SceneTaker, inputs: Inputs, names: Sequence[str]) -> _Outcomes:
     refused |= {o["key"]: error_of(o) for o in outcomes if o["status"] != "ok"}
     refused |= {o["key"]: error_of(o["refused"]) for o in seen if o["refused"]}
     taken = tuple(Taken.of(outcome) for outcome in seen if not outcome["refused"])
+    ending = {o["key"] for o in outcomes if o["status"] != "ok" and not o["of_input"]}
+    ending |= {name for name, error in refused.items() if isinstance(error, UnwritableProduct)}
     bands, odd = bands_of(taken, taker.bands, names) if taken else (None, {})
     return _Outcomes(
         taken,
         refused,
         tuple(SceneFacts.from_dict(outcome["facts"]) for outcome in seen),
         bands,
+        frozenset(ending),
         max(stop - start for start, stop in (outcome["span"] for outcome in outcomes)),
         max(outcome["peak_mib"] for outcome in outcomes),
     ).without(odd)
@@ -143,10 +150,13 @@ def _refusals(outcomes: _Outcomes) -> Iterator[Finding]:
 
 
 def _error(config: IngestConfig, outcomes: _Outcomes, report: Report) -> SatsegError | None:
-    """Return why the data set is refused: the first scene's error, else that of the checks."""
-    refused = [outcomes.refused[name] for name in sorted(outcomes.refused)]
-    if refused and (config.on_bad == "fail" or not outcomes.taken):
-        return first_of(refused, len(outcomes.taken) + len(refused), "scenes")
+    """Return why the data set is refused: the first scene's error, else that of the checks.
+
+    A full disk and a fault of the code are no fault of a scene: none is left out for them.
+    """
+    refused = [outcomes.refused[name] for name in sorted(outcomes.ending or outcomes.refused)]
+    if refused and (config.on_bad == "fail" or outcomes.ending or not outcomes.taken):
+        return first_of(refused, len(outcomes.taken) + len(outcomes.refused), "scenes")
     for finding in report.findings:
         if finding.level == "error":
             return ChecksFailed(finding.subject, finding.problem, finding.action)
@@ -171,7 +181,7 @@ def _finish(folder: Path, manifest: DatasetManifest, report: Report) -> None:
         f"band_{i}": name for i, name in zip(manifest.band_indexes, manifest.bands, strict=True)
     }
     merge_profiles(folder / PROFILES, folder / PROFILE, numbered)
-    pictures = {f"{name}{kind}" for name in names for kind in (".png", ".labels.png")}
+    pictures = {f"{name}{kind}" for name in names for kind in (PICTURE, OVERLAY)}
     for picture in (folder / PICTURES).iterdir():
         if picture.name not in pictures:
             picture.unlink()

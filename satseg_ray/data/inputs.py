@@ -138,7 +138,12 @@ def expanded(patterns: Sequence[str], field: str) -> list[str]:
         path = str(absolute(pattern, field))
         if os.path.isdir(path):
             raise MissingFile(path, "is a folder", f"Name its files: {path}/*.tif.")
-        matches = [path] if os.path.exists(path) else _matching(path)
+        try:
+            matches = [path] if os.path.exists(path) else _matching(path)
+        except RecursionError as error:
+            raise MissingFile(
+                f"{path[:80]}...", "has too many folders to be a path", f"Check {field}."
+            ) from error
         if not matches:
             raise MissingFile(path, "names no file", f"Check {field}.")
         found |= dict.fromkeys(str(Path(match)) for match in matches)

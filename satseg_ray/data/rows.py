@@ -16,7 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from satseg_ray import errors
-from satseg_ray.errors import SatsegError, TilesFailed
+from satseg_ray.errors import SatsegError, TilesFailed, UnwritableProduct
 from satseg_ray.process import peak_mib
 from satseg_ray.products import is_no_place, unwritable
 from satseg_ray.progress import say
@@ -59,16 +59,17 @@ class Reporter:
                 )
             outcome: Work = {"key": row["key"], "status": "ok", **work(row)}
         except SatsegError as error:
-            outcome = _failed(row, error)
+            outcome = _failed(row, error, of_input=not isinstance(error, UnwritableProduct))
         except Exception as error:  # the one border where a bad piece becomes a row
-            outcome = _failed(row, _unforeseen(row, error))
+            outcome = _failed(row, _unforeseen(row, error), of_input=False)
         note.unlink(missing_ok=True)
         spent = {"span": (began, time.time()), "peak_mib": peak_mib()}
         return {"outcome": json.dumps(spent | dict(outcome))}
 
 
-def _failed(row: Work, error: SatsegError) -> Work:
-    return {"key": row["key"], "status": "failed", **error.to_dict()}
+def _failed(row: Work, error: SatsegError, of_input: bool) -> Work:
+    """Return the outcome of a piece that failed: by its input, or by the place or the code."""
+    return {"key": row["key"], "status": "failed", "of_input": of_input, **error.to_dict()}
 
 
 def _unforeseen(row: Work, error: Exception) -> SatsegError:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, Literal, get_args
 
 import yaml
@@ -135,7 +136,9 @@ def scene_source(text: str | os.PathLike[str]) -> SceneSource:
         body = yaml.safe_load(Path(path).read_text("utf-8"))
     except FileNotFoundError as error:
         raise MissingFile(path, "there is no such file", "Check the path.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise ConfigError(path, "nests lists or keys too deep", "Correct it.") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(path, f"is no YAML ({problem})", "Correct it.") from error
     return SceneSource.from_dict(body, path).within(Path(path).resolve().parent)
@@ -184,9 +187,10 @@ class _Parser:
             CRS.from_user_input(crs)
         except CRSError as error:
             raise self._wrong("grid.crs", crs, "Give a code as EPSG:32631, or WKT.") from error
-        if not _is(resolution, float) or not 0 < resolution < float("inf"):
+        side = _number(resolution)
+        if side is None or not 0 < side < float("inf"):
             raise self._wrong("grid.resolution", resolution, "Give a length above zero.")
-        return TargetGrid(str(crs), float(resolution))
+        return TargetGrid(str(crs), side)
 
     def _keys(self, body: Any, kind: type[Any], prefix: str) -> None:
         known = [field.name for field in fields(kind)]
@@ -219,13 +223,33 @@ class _Parser:
         return value
 
     def _wrong(self, key: str, value: Any, remedy: str) -> ConfigError:
-        return ConfigError(f"{self.subject}: {key}", f"is {value!r}", remedy)
+        return ConfigError(f"{self.subject}: {key}", f"is {_SHORT.repr(value)}", remedy)
+
+
+_SHORT = Repr()
+"""Shows what was written, in bounded length: aliases of YAML make much of little."""
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def _is(value: Any, kind: type[Any]) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return _number(value) is not None
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, also one written as text: YAML reads ``1e-9`` as such; None of others.
+
+    >>> _number("1e-9"), _number(10**400), _number(True), _number("many")
+    (1e-09, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def tile_numbers(path: str) -> tuple[int, int, int]:

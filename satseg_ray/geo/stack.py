@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from satseg_ray.errors import BandMismatch, ConfigError
 from satseg_ray.geo.info import MAX_BANDS, SUPPORTED_DTYPES, RasterInfo, inspect_raster
 from satseg_ray.geo.source import BandFile, Resampled, SceneSource, TargetGrid, tile_numbers
 from satseg_ray.geo.warp import GridChange, projected
 
-MAX_SCALE = 256
+MAX_SCALE = 16
 """Times that pixels of a target grid may be wider or narrower than those of the scene."""
 
 
@@ -179,18 +180,21 @@ def _offset(info: RasterInfo, scene: RasterInfo) -> tuple[int, int] | None:
 
 def _on_grid(info: RasterInfo, grid: TargetGrid) -> RasterInfo:
     """Return the smallest part of a grid that covers a raster whose place is known."""
-    target = CRS.from_user_input(grid.crs)
+    target = plane_crs(grid.crs, info.path)
     left, bottom, right, top = (edge / grid.resolution for edge in _extent(info, target, grid))
     first_col, first_row = math.floor(left + _SLACK), math.floor(-top + _SLACK)
     width = max(1, math.ceil(right - _SLACK) - first_col)
     height = max(1, math.ceil(-bottom - _SLACK) - first_row)
-    longest = max(info.height, info.width)
-    if not longest / MAX_SCALE <= max(height, width) <= longest * MAX_SCALE:
+    own = _pixel_side(info, target)
+    longest, most = max(info.height, info.width), _LONGEST * MAX_SCALE
+    fits = longest / most <= max(height, width) <= longest * most
+    if not (fits and 1 / MAX_SCALE <= grid.resolution / own <= MAX_SCALE):
         raise ConfigError(
             f"resolution of {info.path}",
-            f"is {grid.resolution:g} in units of {grid.crs}: "
-            f"{info.height} x {info.width} pixels would become {height} x {width}",
-            "Give the side of a pixel in units of the CRS (degrees, or metres).",
+            f"is {grid.resolution:g} in units of {grid.crs}, where the scene's pixels are "
+            f"{own:.3g}: {info.height} x {info.width} pixels would become {height} x {width}",
+            f"Give the side of a pixel in units of the CRS (degrees, or metres), at most "
+            f"{MAX_SCALE} times larger or smaller than the scene's.",
         )
     step = grid.resolution
     return replace(
@@ -202,8 +206,46 @@ def _on_grid(info: RasterInfo, grid: TargetGrid) -> RasterInfo:
     )
 
 
+_LONGEST = 4
+"""Times that a scene may be longer on a target grid than its pixels alone would make it."""
 _SLACK = 1e-6
 """Pixels of a target grid that a scene may reach over an edge, by rounding, and need no more."""
+
+
+def plane_crs(text: str, subject: str) -> CRS:
+    """Return a CRS whose places are two numbers of the ground: projected, or geographic 2D.
+
+    Raises:
+        ConfigError: it is none, or of another kind: vertical, geocentric, in three dimensions.
+    """
+    try:
+        crs = CRS.from_user_input(text)
+    except CRSError as error:
+        raise ConfigError(
+            f"crs of {subject}", f"is {text}, which is no CRS", "Give a code as EPSG:32631, or WKT."
+        ) from error
+    body = crs.to_dict(projjson=True)
+    axes = body.get("coordinate_system", {}).get("axis", ())
+    if crs.is_projected or (crs.is_geographic and len(axes) != 3):
+        return crs
+    raise ConfigError(
+        f"crs of {subject}",
+        f"is {text}, {body.get('name', 'without a name')}, which is neither projected nor "
+        "geographic in two dimensions",
+        "Give a CRS of maps, such as EPSG:32631 or EPSG:4326.",
+    )
+
+
+def _pixel_side(info: RasterInfo, crs: CRS) -> float:
+    """Return the side of the square of a middle pixel's area, in units of another CRS."""
+    middle = np.array([info.width / 2, info.height / 2])
+    at = middle + np.array([[-0.5, 0], [0.5, 0], [0, -0.5], [0, 0.5]])
+    xs, ys = info.affine @ (at[:, 0], at[:, 1])
+    own = CRS.from_wkt(str(info.crs))
+    if own != crs:
+        xs, ys = projected(own, crs, xs, ys)
+    across, down = (xs[1] - xs[0], ys[1] - ys[0]), (xs[3] - xs[2], ys[3] - ys[2])
+    return math.sqrt(abs(across[0] * down[1] - across[1] * down[0])) or math.inf
 
 
 def _extent(info: RasterInfo, crs: CRS, grid: TargetGrid) -> tuple[float, float, float, float]:

@@ -10,7 +10,14 @@ from typing import Any
 import yaml
 
 from satseg_ray.classes import ClassTable
-from satseg_ray.errors import DAMAGED, ConfigError, DatasetNotFound, keys_of, told
+from satseg_ray.errors import (
+    DAMAGED,
+    ConfigError,
+    DatasetNotFound,
+    SourceChanged,
+    keys_of,
+    told,
+)
 from satseg_ray.geo.source import BandFile, SceneSource
 from satseg_ray.lineage import value_digest
 
@@ -71,6 +78,19 @@ class SceneRecord:
             if file.parent == folder and name.startswith((f"{file.stem}.", f"{file.name}."))
         ]
         return (exact or beside or [len(own)])[0]
+
+    def check_size(self, path: object, height: int, width: int) -> None:
+        """Refuse a raster of the scene that has another size than the record says.
+
+        Raises:
+            SourceChanged: it has.
+        """
+        if (height, width) != (self.height, self.width):
+            raise SourceChanged(
+                path,
+                f"is {height} x {width} pixels, {FILE_NAME} says {self.height} x {self.width}",
+                "Ingest the data set again.",
+            )
 
     @property
     def files(self) -> tuple[BandFile, ...]:

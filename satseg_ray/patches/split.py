@@ -34,10 +34,16 @@ class SplitSpec(BaseModel):
     val: float = Field(0.1, ge=0, lt=1, description="Share of the area for validation.")
     test: float = Field(0.2, ge=0, lt=1, description="Share of the area for the test.")
     seed: int = Field(
-        0, ge=0, description="Decides among blocks whose classes are those of the whole alike."
+        0,
+        ge=0,
+        lt=1 << 63,
+        description="Decides among blocks whose classes are those of the whole alike.",
     )
     buffer: int | None = Field(
-        None, ge=0, description="Pixels from training to held-out patches; null: a patch's side."
+        None,
+        ge=0,
+        le=1 << 20,
+        description="Pixels from training to held-out patches; null: a patch's side.",
     )
     given: dict[str, SplitName] = Field({}, description="By given: the split of each scene.")
 

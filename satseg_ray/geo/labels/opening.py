@@ -113,12 +113,17 @@ def _shape_file(path: str, rule: LabelRule, image_name: str | None) -> ShapeFile
 @lru_cache(maxsize=1)
 def _loaded_shapes(path: str, stamp: Stamp, rule: LabelRule, image_name: str | None) -> ShapeFile:
     kind, document = _loaded_kind(path, stamp)
-    if document is None:
-        features = (read_geoparquet if kind == "geoparquet" else read_vectors)(path, rule)
-    elif kind == "geojson":
-        features = geojson_features(path, document, rule)
-    else:
-        features = read_annotations(path, kind, document, rule, image_name)
+    try:
+        if document is None:
+            features = (read_geoparquet if kind == "geoparquet" else read_vectors)(path, rule)
+        elif kind == "geojson":
+            features = geojson_features(path, document, rule)
+        else:
+            features = read_annotations(path, kind, document, rule, image_name)
+    except OverflowError as error:
+        raise UnreadableLabels(
+            path, f"holds a number beyond all sizes ({error})", "Correct its coordinates."
+        ) from error
     check_vertices(path, features)
     return ShapeFile(path, features, sound(path, features, rule.line_width is not None))
 

@@ -91,7 +91,8 @@ class LabelRule:
     that lies outside all that the file covers gets none.
 
     Raises:
-        ConfigError: it names a class that the table has not, or a width that is none.
+        ConfigError: it names a class that the table has not, ignores one that it has, or a width
+            is none.
     """
 
     table: ClassTable
@@ -123,6 +124,23 @@ class LabelRule:
                 raise ConfigError(
                     key, f"names {name!r}, which is no class", f"Use {', '.join(self.table.names)}."
                 )
+
+        self._refuse_ignored_classes()
+
+    def _refuse_ignored_classes(self) -> None:
+        """Refuse to ignore what is a class; a word of a QA band is none, whatever its number."""
+        for one in () if self.bits and self.by in ("auto", "bits") else self.table:
+            for item in self.ignore:
+                if isinstance(item, str):
+                    what, same = "colour", self.by != "value" and parse_color(item) == one.rgb
+                else:
+                    what, same = "value", self.by != "color" and item == one.value
+                if same:
+                    raise ConfigError(
+                        "ignore",
+                        f"holds {item!r}, which is the {what} of the class {one.name!r}",
+                        "Take it out of ignore, or the class out of classes.",
+                    )
 
     @property
     def fill(self) -> int:
