@@ -70,20 +70,20 @@ def commit_patches(side: Side, draft: Draft, params: Mapping[str, Any]) -> Commi
     write_pipeline(side.pipeline, side.dataset, params)
     patches = f"patches/{side.dataset}"
     others = _record_stage(side)
-    stages, params = (f"{folder_of(side.dataset)}/{name}" for name in ("dvc.yaml", "params.yaml"))
+    stages, settings = (f"{folder_of(side.dataset)}/{name}" for name in ("dvc.yaml", "params.yaml"))
     lock = f"{folder_of(side.dataset)}/dvc.lock"
     known = side.repository.file_at("HEAD", lock)
     made = Listing.read(side.repository.cache, made_by(side.text(lock), "tile"))
     same = side.text(stages) == side.repository.file_at("HEAD", stages) and (
         # Settings of a training make no other patches
-        read_keys(side.text(params)).get("tile")
-        == read_keys(side.repository.file_at("HEAD", params)).get("tile")
+        read_keys(side.text(settings)).get("tile")
+        == read_keys(side.repository.file_at("HEAD", settings)).get("tile")
     )
     if same and not others and _is_kept(side.repository, made, made_by(known, "tile")):
         shutil.rmtree(side.patches)
         side.take("HEAD", lock)
         side.dvc(checkout_of(side.stage))
-        return side.decide([patches, stages, params, lock], None)
+        return side.decide([patches, stages, settings, lock], None)
     parts: dict[str, Any] = {"patches": draft.part(), "model": None}
     paths = [patches, folder_of(side.dataset), side.summary]
     if others:
