@@ -187,6 +187,20 @@ def test_the_only_image_of_a_file_is_taken_whatever_its_name_and_noted(tmp_path)
         assert [(f.level, f.code) for f in findings] == [("note", "other-image-name")]
 
 
+def test_outlines_that_are_all_boxes_are_told(tmp_path):
+    def told(*drawn: dict[str, Any]) -> list[str]:
+        path = write_json(tmp_path / "a.json", coco(*drawn))
+        return [f.problem for f in burnt(path, RULE, SCENE)[1] if f.code == "outlines-are-boxes"]
+
+    box: dict[str, Any] = {"segmentation": [flat(SQUARE)], "bbox": [30, 30, 15, 15]}
+    bare = {"bbox": [1, 1, 5, 5]}
+    other = {"segmentation": [flat(TRIANGLE)], "bbox": [5, 5, 55, 45]}
+    assert told(box, box, box, bare) == ["all 3 outlines are the boxes around their objects"]
+    for drawn in ([box, box], [box, box, box, other], [box, box, box | {"bbox": "x"}]):
+        assert not told(*drawn)
+    assert not told(*[{"segmentation": [flat(SQUARE)]}] * 3)  # rectangles, and no box to compare
+
+
 def test_annotations_of_an_image_that_is_not_listed_are_found(tmp_path):
     drawn = {"segmentation": [flat(SQUARE)]}
     document = coco(drawn, drawn | {"image_id": 9})
@@ -509,7 +523,7 @@ def test_the_same_objects_in_coco_and_labelme_agree_with_each_other_and_with_pil
     outlines, findings = burnt(folder / f"{stem}.json", LabelRule(table), scene, image_name=name)
     boxes, none = burnt(folder / f"{stem}_coco.json", LabelRule(table), scene, image_name=name)
     assert [f.code for f in findings] == (["other-image-name"] if name == "terrain1.jpg" else [])
-    assert not none
+    assert [f.code for f in none] == ["outlines-are-boxes"]
     # COCO's shapes are the bounding boxes, cut to whole pixels, of LabelMe's
     shapes = json.loads((folder / f"{stem}.json").read_text())["shapes"]
     expected = np.full(boxes.shape, 255)

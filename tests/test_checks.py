@@ -241,6 +241,7 @@ def test_pictures_are_small_and_show_every_nth_pixel(tmp_path):
 def test_pictures_of_two_scenes_never_share_a_file(tmp_path, scene):
     found = [scene(f"{name}.tif", labels=labels_of()) for name in ("a", "a.labels", "a.image")]
     picture = np.zeros((4, 4, 3), np.uint8)
+    (tmp_path / "pictures").mkdir()
     for facts in found:
         Measured(facts, picture, picture).write_pictures(tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").iterdir())) == 6

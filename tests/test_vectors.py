@@ -735,6 +735,20 @@ def test_a_document_is_made_into_shapes_once_for_all_its_scenes(tmp_path, monkey
     assert len(made) == len(KINDS)
 
 
+@pytest.mark.parametrize("name", ["a.geojson", "a.json", "a.gpkg", "a.shp", "a.parquet"])
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_file_of_shapes_is_called_empty(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UnreadableLabels, match=rf"{name}: is empty"):
+        burnt(tmp_path / name, RULE, scene_info())
+
+
+def test_text_that_is_no_json_is_no_raster(tmp_path):
+    (tmp_path / "a.geojson").write_text("<html>Not found</html>")
+    with pytest.raises(UnreadableLabels, match=r"a\.geojson: is no JSON \(it begins with b'<html>"):
+        burnt(tmp_path / "a.geojson", RULE, scene_info())
+
+
 def test_a_number_of_very_many_digits_is_refused_with_its_file(tmp_path):
     body = json.dumps(geojson([box(0, 0, 1, 1)], kind=["a"])).replace("1.0", "1" * 400, 1)
     (tmp_path / "a.geojson").write_text(body)

@@ -191,6 +191,20 @@ def test_nodata_has_no_part_in_a_valid_pixel(tmp_path, dtype):
         assert abs((~tile.valid).sum() - hole) < 30
 
 
+def test_a_pixel_is_valid_by_its_centre_and_by_average_where_anything_of_it_is(tmp_path):
+    values = np.full((1, 8, 8), 9, np.uint8)
+    values[0, :, 2:4] = 0  # half of a wide pixel, its centre
+    values[0, 4:, 4:] = 0  # a whole wide pixel
+    path = write_raster(tmp_path / "a.tif", values, crs="EPSG:32631", transform=UTM, nodata=0)
+    fine = values[0] > 0
+    centres = fine[2::4, 2::4]
+    covered = fine.reshape(2, 4, 2, 4).any(axis=(1, 3))
+    for method, expected in (("nearest", centres), ("average", covered)):
+        tile = whole(on_grid(path, "EPSG:32631", 40, method))
+        np.testing.assert_array_equal(tile.valid, expected)
+        assert (tile.pixels[:, tile.valid] == 9).all()
+
+
 def test_a_mask_and_an_alpha_band_hide_pixels_also_when_warped(tmp_path):
     values = np.full((4, 20, 20), 9, np.uint8)
     values[:3, :10] = 200

@@ -107,8 +107,9 @@ def projected(
 class WarpedBands:
     """Bands of one file on another grid.
 
-    A pixel is valid where the file's pixel under its centre is; what is not valid in the file has
-    no part in a valid pixel. Law: a pixel does not depend on the window that is read, since it is
+    A pixel is valid where the file's pixel under its centre is, and by ``average`` where any of
+    the file's pixels that it covers is. What is not valid in the file has no part in a valid pixel.
+    Law: a pixel does not depend on the window that is read, since it is
     always warped in one and the same square.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from satseg_ray.errors import LabelsDoNotMatch
 from satseg_ray.geo.labels.documents import Document, image_name_of
 from satseg_ray.geo.labels.drawing import (
+    BROKEN,
     Drawing,
     Size,
     Undrawn,
@@ -50,7 +52,43 @@ def coco_features(
             label = categories.get(one.get("category_id"), label_text(one.get("category_id")))
             name = str(one.get("id", at))
             drawing.draw(name, label, lambda one=one: _segmentation(path, one, size))  # type: ignore[misc]
+    boxes = _boxes(document["annotations"])
+    if boxes >= MOST_RECTANGLES:
+        notes.say(
+            "warning",
+            "outlines-are-boxes",
+            f"all {boxes} outlines are the boxes around their objects",
+            "Used as they are: what a box holds beside its object gets the object's class.",
+        )
     return drawing.features(size, notes)
+
+
+MOST_RECTANGLES = 3
+"""Outlines from which on objects that all fill their boxes are no accident."""
+
+
+def _boxes(annotations: Sequence[Document]) -> int:
+    """Return how many outlines there are, if all of them are their own boxes, else 0."""
+    drawn = 0
+    for one in annotations:
+        if one.get("segmentation"):
+            drawn += 1
+            if not _is_box(one):
+                return 0
+    return drawn
+
+
+def _is_box(annotation: Document) -> bool:
+    """Tell whether an outline goes through the four corners of its ``bbox`` and nowhere else."""
+    try:
+        left, top, width, height = (float(number) for number in annotation["bbox"])
+        found = annotation["segmentation"]
+        rings = [found] if isinstance(found[0], int | float) else found
+        points = {(round(x, 2), round(y, 2)) for x, y in pairs(rings[0]).tolist()}
+    except (*BROKEN, Undrawn):
+        return False
+    xs, ys = (left, left + width), (top, top + height)
+    return len(rings) == 1 and points == {(round(x, 2), round(y, 2)) for x in xs for y in ys}
 
 
 def _segmentation(path: str, annotation: Document, size: Size | None) -> list[Any]:

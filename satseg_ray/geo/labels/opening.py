@@ -87,7 +87,9 @@ def _loaded_kind(path: str, stamp: Stamp) -> tuple[str, Document | None]:
     for kind, found in magics.items():
         if found:
             return kind, None
-    if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text.startswith((b"{", b"[")):
+        _refuse_no_shapes(path, text)
         return "raster", None
     document = load_json(path)
     kind_of_json = json_kind(document)
@@ -98,6 +100,18 @@ def _loaded_kind(path: str, stamp: Stamp) -> tuple[str, Document | None]:
             "Give COCO, LabelMe, VIA or GeoJSON.",
         )  # fmt: skip
     return kind_of_json, document
+
+
+_SHAPES = (".json", ".geojson", ".gpkg", ".shp", ".parquet", ".geoparquet")
+
+
+def _refuse_no_shapes(path: str, head: bytes) -> None:
+    """Refuse a file that has the name of shapes and is empty, or is text that is no JSON."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in _SHAPES or (head and (b"\0" in head or "json" not in suffix)):
+        return
+    problem = f"is no JSON (it begins with {head[:20]!r})" if head else "is empty"
+    raise UnreadableLabels(path, problem, "Give the file as the labelling tool wrote it.")
 
 
 def _shape_file(path: str, rule: LabelRule, image_name: str | None) -> ShapeFile | None:
