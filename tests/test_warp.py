@@ -249,7 +249,7 @@ def test_scenes_of_two_zones_share_the_edges_of_pixels(tmp_path):
 
 @pytest.mark.parametrize(
     ("crs", "step"),
-    [("EPSG:4326", 10.0), ("EPSG:4326", 0.3), ("EPSG:4326", 0.003), ("EPSG:32631", 1e-4)],
+    [("EPSG:4326", 10.0), ("EPSG:4326", 0.3), ("EPSG:4326", 0.03), ("EPSG:32631", 1e-4)],
 )
 def test_a_resolution_in_other_units_than_those_of_the_crs_is_refused(tmp_path, crs, step):
     path = write_raster(tmp_path / "a.tif", smooth(200, 200), crs="EPSG:32631", transform=UTM)

@@ -15,7 +15,7 @@ from satseg_ray.geo.info import MAX_BANDS, SUPPORTED_DTYPES, RasterInfo, inspect
 from satseg_ray.geo.source import BandFile, Resampled, SceneSource, TargetGrid, tile_numbers
 from satseg_ray.geo.warp import GridChange, projected
 
-MAX_SCALE = 16
+MAX_SCALE = 256
 """Times that pixels of a target grid may be wider or narrower than those of the scene."""
 
 
