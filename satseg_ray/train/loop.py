@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from satseg_ray.errors import TrainingFailed
-from satseg_ray.model.losses import class_weights
+from satseg_ray.model.class_weights import chosen_weights
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.network import build_network
 from satseg_ray.model.store import save_model
@@ -90,10 +90,8 @@ def fit(task: TrainTask, session: Session) -> TrainState:
 
 
 def _class_weights(task: TrainTask, store: PatchStore) -> tuple[float, ...] | None:
-    if task.training.loss.class_weights == "none":
-        return None
-    pixels = store.manifest.counts["train"]["pixels"]
-    return class_weights(tuple(pixels[name] for name in task.spec.classes.names))
+    names, pixels = task.spec.classes.names, store.manifest.counts["train"]["pixels"]
+    return chosen_weights(task.training.loss, names, [pixels[name] for name in names])
 
 
 def _resume(learner: Learner, session: Session) -> TrainState:
@@ -147,7 +145,7 @@ def _validate(course: _Course, learner: Learner) -> dict[str, float]:
     own = max(1, batch_size // course.worker.size)
     names = course.task.spec.classes.names
     confusion = Confusion.zero(len(names))
-    sums = np.zeros(2 + 3 * len(names), np.float64)
+    sums = np.zeros(learner.loss_size, np.float64)
     plan = validation_batches(patches, own, course.worker)
     for samples in course.validation.evaluation(plan, own):
         predicted, batch_sums = learner.evaluate(samples)
