@@ -19,9 +19,11 @@ from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.network import build_network
 from satseg_ray.model.store import save_model
 from satseg_ray.patches.store import PatchStore
-from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
+from satseg_ray.train.augment import Augmenter
+from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.checkpoint import TrainState
 from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
+from satseg_ray.train.samples import BandStatistics
 from satseg_ray.train.steps import Learner
 from satseg_ray.train.task import Session, TrainTask
 

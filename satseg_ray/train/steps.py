@@ -13,8 +13,8 @@ from satseg_ray.model.losses import Loss, with_own_gradient
 from satseg_ray.model.network import build_network
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
-from satseg_ray.train.batches import Samples
 from satseg_ray.train.checkpoint import Arrays
+from satseg_ray.train.samples import Samples
 
 Tensor: TypeAlias = tf.Tensor
 
