@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from satseg_ray.model.training_spec import AugmentSpec
 from satseg_ray.patches.store import PatchBatch
-from satseg_ray.train.augment import Augmenter, magnified, symmetry
+from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.batches import to_samples
+from satseg_ray.train.geometry import magnified, symmetry
 from satseg_ray.train.samples import BandStatistics, Sample, Samples
 
 OFF = {"symmetries": False, "gain": 0.0, "bias": 0.0}
@@ -26,10 +27,10 @@ def _bands(count: int, low: float = 0, high: float = 200) -> BandStatistics:
 
 def _patches(dtype: str, bands: int, count: int = 3) -> PatchBatch:
     rng, shape = np.random.default_rng(7), (count, SIDE, SIDE)
-    image = rng.uniform(*DEPTHS[dtype], (*shape, bands)).astype(dtype)
+    image = np.moveaxis(rng.uniform(*DEPTHS[dtype], (count, bands, SIDE, SIDE)), 1, -1)
     valid = rng.random(shape) < 0.9
     mask = rng.choice(np.array([0, 1, 255], np.uint8), shape)
-    return PatchBatch(image, np.where(valid, mask, np.uint8(255)), valid)
+    return PatchBatch(image.astype(dtype), np.where(valid, mask, np.uint8(255)), valid)
 
 
 def _augmented(dtype: str, bands: int, **spec) -> Samples:
@@ -53,6 +54,7 @@ def _sample(seed: int = 0, bands: int = 2, valid_share: float = 1.0) -> Sample:
 def test_with_everything_off_samples_are_those_given(dtype, bands):
     plain = to_samples(_patches(dtype, bands), _bands(bands, *DEPTHS[dtype]))
     same = _augmented(dtype, bands)
+    assert same.image.flags.c_contiguous
     assert same.image.tobytes() == plain.image.tobytes()
     assert same.mask.tobytes() == plain.mask.tobytes()
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from satseg_ray.model.training_spec import AugmentSpec
-from satseg_ray.train.augment import Augmenter, symmetry
+from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.batches import BatchSource, ahead, pad_samples, to_samples
+from satseg_ray.train.geometry import symmetry
 from satseg_ray.train.plan import EpochPlan, Worker, validation_batches
 from satseg_ray.train.samples import BandStatistics, Samples
 

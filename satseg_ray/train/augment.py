@@ -9,11 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from satseg_ray.classes import IGNORE
 from satseg_ray.model.training_spec import AugmentSpec
-from satseg_ray.train.samples import BandStatistics, Sample, Samples
+from satseg_ray.train.geometry import between, flat_bands, magnified, symmetry
+from satseg_ray.train.samples import BandStatistics, Image, Sample, Samples
 
-Image: TypeAlias = NDArray[np.float32]
 Rng: TypeAlias = np.random.Generator
 
 _BRIGHT = 3.0
@@ -45,9 +44,10 @@ class Augmenter:
         ``valid`` (N, H, W) are the pixels of the samples that hold an observation; patches are
         square.
         """
-        image, mask = np.empty_like(samples.image), np.empty_like(samples.mask)
+        image, mask = np.empty(samples.image.shape, np.float32), np.empty_like(samples.mask)
         for i, position in enumerate(positions):
-            sample = Sample(samples.image[i], samples.mask[i], valid[i])
+            pixels = np.ascontiguousarray(samples.image[i])  # stored patches have their bands first
+            sample = Sample(pixels, samples.mask[i], valid[i])
             streams = _Streams((self.seed, epoch, position))
             moved = self._moved(sample, streams)
             _pixels(image[i])[...] = _pixels(moved.image)
@@ -87,92 +87,9 @@ class _Streams:
         return np.random.default_rng((*self._key, kind))
 
 
-def symmetry(array: NDArray[Any], turn: int) -> NDArray[Any]:
-    """Return the ``turn``-th (0 to 7) symmetry of a square (H, W, ...) array, as a view.
-
-    0 is the identity; the first four keep the orientation, the last four mirror it.
-    """
-    mirrored = array[:, ::-1] if turn >= 4 else array
-    return np.rot90(mirrored, turn % 4)
-
-
 def _zoomed(sample: Sample, zoom: float, rng: Rng, bands: BandStatistics) -> Sample:
     factor = float(np.exp(rng.uniform(-1, 1) * np.log1p(zoom)))
     return magnified(sample, factor, (rng.random(), rng.random()), bands.fill)
-
-
-def magnified(
-    sample: Sample, factor: float, place: tuple[float, float], fill: Sequence[float]
-) -> Sample:
-    """Return a square sample magnified, of the same size: a part of it, or it within emptiness.
-
-    ``place`` (0 to 1 on each axis) says where the part lies within the patch, or the patch within
-    the result. The image is bilinear between valid pixels, mask and validity are those of the
-    nearest pixel; beyond the patch pixels are ``fill``, unlabelled and invalid. Below a factor of
-    1/2 pixels are skipped.
-
-    Law: the factor 1 gives the sample itself, bit for bit.
-    """
-    side = len(sample.mask)
-    rows, cols = (_Axis.of(side, factor, at) for at in place)
-    inside = rows.inside[:, np.newaxis] & cols.inside
-    near = np.ix_(rows.nearest, cols.nearest)
-    mask = np.where(inside, sample.mask[near], np.uint8(IGNORE))
-    valid = inside & sample.valid[near]
-    image = _bilinear_of_valid(sample, rows, cols)
-    image[~valid] = fill
-    return Sample(image, mask, valid)
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """For each new pixel of an axis: the nearest old one, the two about it, the second's weight."""
-
-    nearest: NDArray[np.intp]
-    lower: NDArray[np.intp]
-    upper: NDArray[np.intp]
-    weight: NDArray[np.float32]
-    inside: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, side: int, factor: float, place: float) -> _Axis:
-        """Return the axis of ``side`` pixels magnified by ``factor``; see :func:`magnified`."""
-        centres = place * (side - side / factor) + (np.arange(side) + 0.5) / factor
-        below = np.floor(centres - 0.5)
-        lower, upper, nearest = (
-            np.clip(pixels, 0, side - 1).astype(np.intp)
-            for pixels in (below, below + 1, np.floor(centres))
-        )
-        weight = (centres - 0.5 - below).astype(np.float32)
-        return cls(nearest, lower, upper, weight, (centres >= 0) & (centres < side))
-
-
-def _bilinear_of_valid(sample: Sample, rows: _Axis, cols: _Axis) -> Image:
-    """Return the image at new rows and columns, each value a mean of valid neighbours alone."""
-    if sample.valid.all():
-        return _bilinear(sample.image, rows, cols)
-    known = sample.valid[..., np.newaxis]
-    share = _bilinear(known.astype(np.float32), rows, cols)
-    mean = _bilinear(np.where(known, sample.image, np.float32(0)), rows, cols)
-    mean /= np.maximum(share, np.finfo(np.float32).tiny)
-    return mean
-
-
-def _bilinear(image: Image, rows: _Axis, cols: _Axis) -> Image:
-    """Return an image (H, W, B) at new rows and columns."""
-    flat, bands = _flat(image), image.shape[-1]
-    between = _between(flat[rows.lower], flat[rows.upper], rows.weight[:, np.newaxis])
-    pixels = between.reshape(image.shape)
-    left, right = (_flat(np.take(pixels, at, 1)) for at in (cols.lower, cols.upper))
-    return _between(left, right, np.repeat(cols.weight, bands)).reshape(image.shape)
-
-
-def _between(first: Image, second: Image, weight: Image) -> Image:
-    """Return ``first`` where ``weight`` is 0, ``second`` where it is 1; changes ``second``."""
-    second -= first
-    second *= weight
-    second += first
-    return second
 
 
 def _pixels(image: Image) -> NDArray[np.void]:
@@ -180,13 +97,8 @@ def _pixels(image: Image) -> NDArray[np.void]:
     return image.view(np.dtype((np.void, image.shape[-1] * image.itemsize)))[..., 0]
 
 
-def _flat(image: Image) -> Image:
-    """Return (H, W, B) as (H, W B), a view: numpy is slow where the last axis is short."""
-    return image.reshape(len(image), -1)
-
-
 def _along(values: NDArray[Any], image: Image) -> Image:
-    """Return a value for each band (B,) for a row of :func:`_flat` (W B,)."""
+    """Return a value for each band (B,) for a row of :func:`flat_bands` (W B,)."""
     return np.tile(values.astype(np.float32), image.shape[1])
 
 
@@ -195,7 +107,7 @@ def _shift(image: Image, spec: AugmentSpec, rng: Rng, bands: BandStatistics) -> 
     mean, std = np.array(bands.mean), np.array(bands.std)
     gain = 1 + rng.uniform(-spec.gain, spec.gain)
     bias = std * rng.uniform(-spec.bias, spec.bias, len(mean))
-    flat = _flat(image)
+    flat = flat_bands(image)
     flat *= np.float32(gain)
     flat += _along(mean * (1 - gain) + bias, image)
 
@@ -204,7 +116,7 @@ def _veil(image: Image, most: float, rng: Rng, bands: BandStatistics) -> None:
     """Draw the bands towards a bright value, some further than others, more here and less there."""
     depth = rng.uniform(0, most) * rng.uniform(0.5, 1, len(bands.mean))
     bright = np.array(bands.mean) + _BRIGHT * np.array(bands.std)
-    flat, share = _flat(image), _density(image, depth, rng)
+    flat, share = flat_bands(image), _density(image, depth, rng)
     flat *= 1 - share
     share *= _along(bright, image)
     flat += share
@@ -216,19 +128,19 @@ def _density(image: Image, depth: NDArray[np.float64], rng: Rng) -> Image:
     places = np.linspace(0, _COARSE - 1, len(image), dtype=np.float32)
     lower = np.minimum(places.astype(np.intp), _COARSE - 2)
     weight = places - lower.astype(np.float32)
-    across = _between(nodes[:, lower], nodes[:, lower + 1], weight)
+    across = between(nodes[:, lower], nodes[:, lower + 1], weight)
     whole = np.repeat(across, len(depth), axis=1) * _along(depth, image)
-    return _between(whole[lower], whole[lower + 1], weight[:, np.newaxis])
+    return between(whole[lower], whole[lower + 1], weight[:, np.newaxis])
 
 
 def _roughen(image: Image, most: float, rng: Rng, bands: BandStatistics) -> None:
     """Add noise to every value: how many of 32 random bits are set, which is nearly normal."""
     draws: Any = rng.bit_generator  # random_raw has no type of its own
     bits = draws.random_raw(-(-image.size // 2)).view(np.uint32)[: image.size]
-    noise = _flat(np.bitwise_count(bits).astype(np.float32).reshape(image.shape))
+    noise = flat_bands(np.bitwise_count(bits).astype(np.float32).reshape(image.shape))
     noise -= np.float32(16)
     noise *= _along(rng.uniform(0, most) / np.sqrt(8) * np.array(bands.std), image)
-    flat = _flat(image)
+    flat = flat_bands(image)
     flat += noise
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from satseg_ray.model.segment import fill_values
 from satseg_ray.model.spec import ModelSpec
+
+Image: TypeAlias = NDArray[np.float32]
+"""Raw values of one patch (H, W, B)."""
 
 
 class Samples(NamedTuple):
@@ -23,7 +26,7 @@ class Samples(NamedTuple):
 class Sample(NamedTuple):
     """One patch: image float32 (H, W, B) in raw units, mask uint8 and valid bool (H, W)."""
 
-    image: NDArray[np.float32]
+    image: Image
     mask: NDArray[np.uint8]
     valid: NDArray[np.bool_]
 
