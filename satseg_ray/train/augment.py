@@ -26,8 +26,8 @@ class Augmenter:
     """The random changes of training patches, a function of (seed, epoch, position) alone.
 
     Geometry (symmetries, zoom) moves image, mask and validity alike; the rest changes the image
-    alone. Each kind draws from a stream of its own, but for the first three, which share one: a
-    kind that is switched on leaves the others as they were.
+    alone. Symmetries, gain and bias draw from one stream and each other kind from its own: to
+    switch one of these on leaves the rest as they were.
 
     Law: with everything off the samples are those that were given, bit for bit.
     """

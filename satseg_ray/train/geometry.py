@@ -82,8 +82,8 @@ def _bilinear_of_valid(sample: Sample, rows: _Axis, cols: _Axis) -> Image:
 def _bilinear(image: Image, rows: _Axis, cols: _Axis) -> Image:
     """Return an image (H, W, B) at new rows and columns."""
     flat, bands = flat_bands(image), image.shape[-1]
-    between = between(flat[rows.lower], flat[rows.upper], rows.weight[:, np.newaxis])
-    pixels = between.reshape(image.shape)
+    lines = between(flat[rows.lower], flat[rows.upper], rows.weight[:, np.newaxis])
+    pixels = lines.reshape(image.shape)
     left, right = (flat_bands(np.take(pixels, at, 1)) for at in (cols.lower, cols.upper))
     return between(left, right, np.repeat(cols.weight, bands)).reshape(image.shape)
 
