@@ -24,6 +24,7 @@ from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.checkpoint import TrainState
 from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
 from satseg_ray.train.samples import BandStatistics
+from satseg_ray.train.sampling import ChosenPatches
 from satseg_ray.train.steps import Learner
 from satseg_ray.train.task import Session, TrainTask
 
@@ -41,12 +42,14 @@ class _Course:
     training: BatchSource
     validation: BatchSource
     augmenter: Augmenter
+    class_weights: tuple[float, ...] | None
 
     @classmethod
     def of(cls, task: TrainTask, store: PatchStore, worker: Worker) -> _Course:
-        spec, reader = task.training, store.split("train")
-        bands = BandStatistics.of(task.spec)
-        plan = EpochPlan(len(reader), spec.batch_size, spec.seed)
+        spec = task.training
+        patches = ChosenPatches.of(store.split("train"), spec, len(task.spec.classes))
+        bands, chances = BandStatistics.of(task.spec), patches.chances(spec)
+        plan = EpochPlan(len(patches), spec.batch_size, spec.seed, chances, spec.epoch_steps)
         return cls(
             task,
             worker,
@@ -57,9 +60,10 @@ class _Course:
                 spec.warmup,
                 spec.schedule == "cosine",
             ),
-            BatchSource(reader, bands),
+            BatchSource(patches, bands),
             BatchSource(store.split("val"), bands),
             Augmenter(spec.augment, bands, spec.seed),
+            _class_weights(task, store, patches),
         )
 
 
@@ -75,8 +79,7 @@ def fit(task: TrainTask, session: Session) -> TrainState:
     """
     store = PatchStore.open(Path(task.patches))
     course = _Course.of(task, store, session.worker)
-    balance = _class_weights(task, store)
-    learner = Learner(task.spec, task.training, session.worker.size, balance)
+    learner = Learner(task.spec, task.training, session.worker.size, course.class_weights)
     state = _resume(learner, session)
     for epoch in range(state.epoch, task.training.epochs):
         start = time.monotonic()
@@ -91,9 +94,16 @@ def fit(task: TrainTask, session: Session) -> TrainState:
     return state
 
 
-def _class_weights(task: TrainTask, store: PatchStore) -> tuple[float, ...] | None:
-    names, pixels = task.spec.classes.names, store.manifest.counts["train"]["pixels"]
-    return chosen_weights(task.training.loss, names, [pixels[name] for name in names])
+def _class_weights(
+    task: TrainTask, store: PatchStore, patches: ChosenPatches
+) -> tuple[float, ...] | None:
+    """Return the weights of the classes by the labels that are used, and by no others."""
+    loss, names, counts = task.training.loss, task.spec.classes.names, [0]
+    if loss.class_weights == "balanced" and task.training.train_share < 1:
+        counts = patches.counts.sum(axis=0).tolist()
+    elif loss.class_weights == "balanced":
+        counts = [store.manifest.counts["train"]["pixels"][name] for name in names]
+    return chosen_weights(loss, names, counts)
 
 
 def _resume(learner: Learner, session: Session) -> TrainState:
