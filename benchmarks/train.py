@@ -28,8 +28,10 @@ from satseg_ray.patches.schema import Patch
 from satseg_ray.patches.split import PatchKey
 from satseg_ray.patches.store import PatchManifest, SplitReader, write_part
 from satseg_ray.process import prepare_process
-from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
+from satseg_ray.train.augment import Augmenter
+from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.plan import EpochPlan, Worker
+from satseg_ray.train.samples import BandStatistics
 from satseg_ray.train.task import TrainTask
 
 CLASSES = ClassTable(tuple(ClassDef(value, f"class {value}") for value in range(5)))

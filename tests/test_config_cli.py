@@ -148,6 +148,39 @@ def test_register_is_the_name_of_the_flag(tmp_path):
     assert (config.register_as, config.epochs) == ("water", 5)
 
 
+def test_loss_augmentation_and_sampling_are_keys_and_flags(tmp_path):
+    text = "dataset: a\nloss: {lovasz: 0.5, class_weights: {water: 3}}\naugment: {zoom: 0.5}\n"
+    flags = ["--loss.focal=1", "--loss.dice", "0", "--augment.band-dropout", "0.1"]
+    flags += ["--train-share", "0.25", "--rare-sampling=0.5", "--epoch-steps", "40"]
+    config = load_config(TrainConfig, write_yaml(tmp_path, text), flags)
+    assert (config.loss.lovasz, config.loss.focal, config.loss.dice) == (0.5, 1, 0)
+    assert config.loss.class_weights == {"water": 3}
+    assert (config.augment.zoom, config.augment.band_dropout) == (0.5, 0.1)
+    assert (config.train_share, config.rare_sampling, config.epoch_steps) == (0.25, 0.5, 40)
+
+
+@pytest.mark.parametrize("value", ["none", "balanced", '{"water": 3, "land": 0.5}'])
+def test_class_weights_come_through_a_flag(tmp_path, value):
+    path = write_yaml(tmp_path, "dataset: a\n")
+    weights = load_config(TrainConfig, path, ["--loss.class-weights", value]).loss.class_weights
+    assert weights == (json.loads(value) if value.startswith("{") else value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--loss.focal", "-1"], "loss.focal"),
+        (["--loss.dice=0", "--loss.cross-entropy=0"], "no term of the loss"),
+        (["--loss.class-weights", "even"], "class_weights"),
+        (["--augment.zoom", "9"], "augment.zoom"),
+        (["--train-share", "0"], "train_share"),
+    ],
+)
+def test_what_no_training_can_do_is_refused(tmp_path, flags, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(TrainConfig, write_yaml(tmp_path, "dataset: a\n"), flags)
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "words"),
     [

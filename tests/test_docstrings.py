@@ -11,7 +11,7 @@ import pytest
 import satseg_ray
 
 # Scripts, and modules that import TensorFlow
-LEFT_OUT = ("pyfunc_model", "losses", "steps", "loop")
+LEFT_OUT = ("pyfunc_model", "losses", "loss", "lovasz", "pixels", "terms", "steps", "loop")
 
 MODULES = [
     module.name

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 
 from satseg_ray.model.training_spec import AugmentSpec
-from satseg_ray.train.batches import (
-    Augmenter,
-    BandStatistics,
-    BatchSource,
-    Samples,
-    ahead,
-    pad_samples,
-    symmetry,
-    to_samples,
-)
+from satseg_ray.train.augment import Augmenter
+from satseg_ray.train.batches import BatchSource, ahead, pad_samples, to_samples
+from satseg_ray.train.geometry import symmetry
 from satseg_ray.train.plan import EpochPlan, Worker, validation_batches
+from satseg_ray.train.samples import BandStatistics, Samples
 
 BANDS = BandStatistics(mean=(100.4, 50.0), std=(10.0, 5.0), fill=(100.0, 50.0))
 
@@ -89,7 +83,9 @@ def test_augmentation_differs_between_epochs_and_leaves_its_input_alone():
     samples = to_samples(FakeReader(4).read(range(4)), BANDS)
     before = samples.image.copy()
     augmenter = _augmenter(gain=0.2, bias=0.3)
-    first, second = (augmenter.apply(samples, epoch, range(4)) for epoch in (0, 1))
+    first, second = (
+        augmenter.apply(samples, np.ones((4, 6, 6), bool), epoch, range(4)) for epoch in (0, 1)
+    )
     assert (first.image != second.image).any()
     np.testing.assert_array_equal(samples.image, before)
 
@@ -98,7 +94,7 @@ def test_gain_and_bias_stay_within_their_spec():
     flat = Samples(
         np.tile(np.array(BANDS.mean, np.float32), (64, 4, 4, 1)), np.zeros((64, 4, 4), np.uint8)
     )
-    shifted = _augmenter(gain=0.5, bias=0.2).apply(flat, 0, range(64))
+    shifted = _augmenter(gain=0.5, bias=0.2).apply(flat, flat.mask == 0, 0, range(64))
     shift = (shifted.image - flat.image) / np.array(BANDS.std)
     assert 0.1 < np.abs(shift).max() <= 0.2001
 

@@ -155,6 +155,22 @@ def test_interrupted_run_goes_on_where_it_was(patches, trained, tmp_path):
     assert resumed == pytest.approx(undisturbed, rel=1e-3)
 
 
+def test_few_labels_train_with_all_losses_and_augmentations(patches, tmp_path):
+    from satseg_ray.train.loop import fit
+
+    task = make_task(
+        patches,
+        tmp_path / "model",
+        train_share=0.5,
+        rare_sampling=0.5,
+        epoch_steps=5,
+        loss={"focal": 1, "tversky": 1, "lovasz": 1, "class_weights": "balanced"},
+        augment={"zoom": 0.3, "haze": 0.3, "noise": 0.2, "band_dropout": 0.2},
+    )
+    losses = [f["loss"] for f in fit(task, SoloSession(tmp_path / "checkpoints")).history]
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_loss_that_is_no_number_stops_with_step_and_keeps_the_checkpoint(patches, tmp_path):
     from satseg_ray.train.loop import fit
 

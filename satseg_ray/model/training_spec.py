@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LossSpec(_Section):
-    """The loss: a weighted sum of two terms over the labelled pixels of the global batch."""
+Weight = Annotated[float, Field(ge=0)]
 
-    cross_entropy: float = Field(default=1.0, ge=0, description="Weight of the cross-entropy.")
-    dice: float = Field(
-        default=1.0, ge=0, description="Weight of the soft Dice loss over classes present."
+
+class LossSpec(_Section):
+    """The loss: a weighted sum of terms, normalised by what is labelled in the global batch."""
+
+    cross_entropy: Weight = Field(default=1.0, description="Weight of the cross-entropy.")
+    focal: Weight = Field(default=0.0, description="Weight of the focal loss.")
+    focal_gamma: Weight = Field(
+        default=2.0, description="How far the focal loss turns from pixels that are right; 0: not."
     )
-    class_weights: Literal["none", "balanced"] = Field(
+    dice: Weight = Field(
+        default=1.0, description="Weight of the soft Dice loss over classes present."
+    )
+    tversky: Weight = Field(
+        default=0.0, description="Weight of the Tversky loss over classes present."
+    )
+    tversky_alpha: float = Field(
+        default=0.3, gt=0, le=10, description="What a false positive costs in the Tversky loss."
+    )
+    tversky_beta: float = Field(
+        default=0.7, gt=0, le=10, description="What a false negative costs in the Tversky loss."
+    )
+    tversky_gamma: float = Field(
+        default=1.0, gt=0, le=10, description="Exponent of the Tversky loss; 0.75: focal Tversky."
+    )
+    lovasz: Weight = Field(
+        default=0.0, description="Weight of the Lovasz-softmax loss, patch by patch."
+    )
+    class_weights: Literal["none", "balanced"] | dict[str, Weight] = Field(
         default="none",
-        description="'balanced' weighs a pixel's cross-entropy by the rarity of its class.",
+        description="In cross-entropy and focal loss: 'balanced' weighs a pixel by the rarity of "
+        "its class; or weights by class name, the others 1.",
     )
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> Self:
+        if not any((self.cross_entropy, self.focal, self.dice, self.tversky, self.lovasz)):
+            raise ValueError("no term of the loss has a weight above 0")
+        return self
 
 
 class AugmentSpec(_Section):
-    """Random changes of a training patch; the symmetries move image and mask alike."""
+    """Random changes of a training patch; the first two move image, mask and validity alike."""
 
     symmetries: bool = Field(default=True, description="One of the eight symmetries of the square.")
+    zoom: float = Field(
+        default=0.0,
+        ge=0,
+        le=3,
+        description="The patch is magnified by 1 / (1 + zoom) .. 1 + zoom at a random place.",
+    )
     gain: float = Field(
         default=0.1,
         ge=0,
@@ -36,6 +71,21 @@ class AugmentSpec(_Section):
     )
     bias: float = Field(
         default=0.1, ge=0, description="Each band is shifted by up to this share of its deviation."
+    )
+    haze: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Bands are veiled, each by up to this share, by a value 3 deviations bright.",
+    )
+    noise: float = Field(
+        default=0.0, ge=0, description="Deviation of the noise, up to this share of the band's."
+    )
+    band_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Chance of each band to become its mean; one band always stays.",
     )
 
 
@@ -61,6 +111,21 @@ class TrainingSpec(_Section):
     optimizer: Literal["adam", "sgd"] = Field(default="adam", description="'sgd' has momentum 0.9.")
     loss: LossSpec = Field(default_factory=LossSpec, description="The loss.")
     augment: AugmentSpec = Field(default_factory=AugmentSpec, description="The augmentation.")
+    train_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the training patches in use; a smaller one is part of a larger.",
+    )
+    rare_sampling: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of an epoch's patches drawn by class, each class as often.",
+    )
+    epoch_steps: int | None = Field(
+        default=None, ge=1, description="Steps in an epoch; null: those of one pass."
+    )
     batch_norm_momentum: float = Field(
         default=0.9,
         gt=0,

@@ -178,6 +178,12 @@ class SplitReader:
             valid=np.stack(valids).astype(np.bool_),
         )
 
+    def mask(self, position: int) -> Indexes:
+        """Return the mask of the patch at ``position``, without reading its image."""
+        file, row = self._place(position)
+        (mask,) = file.arrays(row, ("mask",))
+        return mask
+
     def key(self, position: int) -> tuple[str, int, int]:
         """Return ``(scene, row, col)`` of the patch at ``position``."""
         file, row = self._place(position)
@@ -205,13 +211,13 @@ class _PartFile:
         self._starts = list(accumulate(counts, initial=0))
         self.rows = self._starts.pop()
 
-    def arrays(self, row: int) -> list[npt.NDArray[Any]]:
-        """Return image, mask and valid of a patch, as they are stored."""
+    def arrays(self, row: int, names: Sequence[str] = TENSORS) -> list[npt.NDArray[Any]]:
+        """Return arrays of a patch as they are stored, of all columns that hold some."""
         with self._path.open("rb", buffering=0) as file:
-            found = [self._stored(row, name).read(file) for name in TENSORS]
+            found = [self._stored(row, name).read(file) for name in names]
         return [
             self._slowly(row, name) if array is None else array
-            for name, array in zip(TENSORS, found, strict=True)
+            for name, array in zip(names, found, strict=True)
         ]
 
     def table(self, row: int, columns: Sequence[str]) -> pa.Table:

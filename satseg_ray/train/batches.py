@@ -6,16 +6,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from satseg_ray.classes import IGNORE
-from satseg_ray.model.segment import fill_values
-from satseg_ray.model.spec import ModelSpec
-from satseg_ray.model.training_spec import AugmentSpec
+from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.plan import Batch
+from satseg_ray.train.samples import BandStatistics, Samples
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -44,68 +43,6 @@ class PatchReader(Protocol):
 
     def read(self, ids: Sequence[int]) -> Patches:
         """Return the patches of these ids, in this order."""
-
-
-class Samples(NamedTuple):
-    """What a step is fed: image float32 (N, H, W, B) in raw units, mask uint8 (N, H, W)."""
-
-    image: NDArray[np.float32]
-    mask: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class BandStatistics:
-    """Mean, deviation and filling of each band in raw units, each of length B."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    fill: tuple[float, ...]
-
-    @classmethod
-    def of(cls, spec: ModelSpec) -> BandStatistics:
-        """Return those of a model; an invalid pixel is fed as in prediction."""
-        return cls(spec.mean, spec.std, tuple(fill_values(spec).tolist()))
-
-
-@dataclass(frozen=True)
-class Augmenter:
-    """The random changes of training patches, a function of (seed, epoch, position) alone."""
-
-    spec: AugmentSpec
-    bands: BandStatistics
-    seed: int = 0
-
-    def apply(self, samples: Samples, epoch: int, positions: Sequence[int]) -> Samples:
-        """Return the changed samples; image and mask of one patch move alike.
-
-        Patches are square. Invalid pixels change with the others, so they stay near the mean.
-        """
-        image, mask = np.empty_like(samples.image), np.empty_like(samples.mask)
-        for i, position in enumerate(positions):
-            rng = np.random.default_rng((self.seed, epoch, position))
-            turn = int(rng.integers(8)) if self.spec.symmetries else 0
-            image[i] = symmetry(samples.image[i], turn)
-            mask[i] = symmetry(samples.mask[i], turn)
-            if self.spec.gain or self.spec.bias:
-                self._shift(image[i], rng)
-        return Samples(image, mask)
-
-    def _shift(self, image: NDArray[np.float32], rng: np.random.Generator) -> None:
-        """Scale and shift the bands of one float32 (H, W, B) image in place, about their means."""
-        mean, std = np.array(self.bands.mean), np.array(self.bands.std)
-        gain = 1 + rng.uniform(-self.spec.gain, self.spec.gain)
-        bias = std * rng.uniform(-self.spec.bias, self.spec.bias, len(mean))
-        image *= np.float32(gain)
-        image += (mean * (1 - gain) + bias).astype(np.float32)
-
-
-def symmetry(array: NDArray[Any], turn: int) -> NDArray[Any]:
-    """Return the ``turn``-th (0 to 7) symmetry of a square (H, W, ...) array, as a view.
-
-    0 is the identity; the first four keep the orientation, the last four mirror it.
-    """
-    mirrored = array[:, ::-1] if turn >= 4 else array
-    return np.rot90(mirrored, turn % 4)
 
 
 def to_samples(patches: Patches, bands: BandStatistics) -> Samples:
@@ -154,8 +91,9 @@ class BatchSource:
         """Yield the augmented samples of each planned batch of an epoch."""
 
         def make(batch: Batch) -> Samples:
-            samples = to_samples(self.reader.read(batch.ids), self.bands)
-            return augmenter.apply(samples, epoch, batch.positions)
+            patches = self.reader.read(batch.ids)
+            samples = to_samples(patches, self.bands)
+            return augmenter.apply(samples, patches.valid, epoch, batch.positions)
 
         return ahead(make, plan)
 

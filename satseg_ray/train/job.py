@@ -9,6 +9,7 @@ from typing import Any
 from satseg_ray.config import TrainConfig
 from satseg_ray.geo import Axis
 from satseg_ray.lineage import code_revision
+from satseg_ray.model.class_weights import check_weighted
 from satseg_ray.model.network import check_spec
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
@@ -39,6 +40,7 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
         spec = model_spec(config, store.manifest)
         Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
         check_spec(spec)
+        check_weighted(config.loss, spec.classes.names)
         result = _trained(config, spec, workspace)
         DataStore.of(workspace).keep_settings(config.dataset, "train", kept_settings(config))
         return result

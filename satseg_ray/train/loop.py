@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from satseg_ray.errors import TrainingFailed
-from satseg_ray.model.losses import class_weights
+from satseg_ray.model.class_weights import chosen_weights
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.network import build_network
 from satseg_ray.model.store import save_model
 from satseg_ray.patches.store import PatchStore
-from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
+from satseg_ray.train.augment import Augmenter
+from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.checkpoint import TrainState
 from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
+from satseg_ray.train.samples import BandStatistics
+from satseg_ray.train.sampling import ChosenPatches
 from satseg_ray.train.steps import Learner
 from satseg_ray.train.task import Session, TrainTask
 
@@ -39,12 +42,14 @@ class _Course:
     training: BatchSource
     validation: BatchSource
     augmenter: Augmenter
+    class_weights: tuple[float, ...] | None
 
     @classmethod
     def of(cls, task: TrainTask, store: PatchStore, worker: Worker) -> _Course:
-        spec, reader = task.training, store.split("train")
-        bands = BandStatistics.of(task.spec)
-        plan = EpochPlan(len(reader), spec.batch_size, spec.seed)
+        spec = task.training
+        patches = ChosenPatches.of(store.split("train"), spec, len(task.spec.classes))
+        bands, chances = BandStatistics.of(task.spec), patches.chances(spec)
+        plan = EpochPlan(len(patches), spec.batch_size, spec.seed, chances, spec.epoch_steps)
         return cls(
             task,
             worker,
@@ -55,9 +60,10 @@ class _Course:
                 spec.warmup,
                 spec.schedule == "cosine",
             ),
-            BatchSource(reader, bands),
+            BatchSource(patches, bands),
             BatchSource(store.split("val"), bands),
             Augmenter(spec.augment, bands, spec.seed),
+            _class_weights(task, store, patches),
         )
 
 
@@ -73,8 +79,7 @@ def fit(task: TrainTask, session: Session) -> TrainState:
     """
     store = PatchStore.open(Path(task.patches))
     course = _Course.of(task, store, session.worker)
-    balance = _class_weights(task, store)
-    learner = Learner(task.spec, task.training, session.worker.size, balance)
+    learner = Learner(task.spec, task.training, session.worker.size, course.class_weights)
     state = _resume(learner, session)
     for epoch in range(state.epoch, task.training.epochs):
         start = time.monotonic()
@@ -89,11 +94,16 @@ def fit(task: TrainTask, session: Session) -> TrainState:
     return state
 
 
-def _class_weights(task: TrainTask, store: PatchStore) -> tuple[float, ...] | None:
-    if task.training.loss.class_weights == "none":
-        return None
-    pixels = store.manifest.counts["train"]["pixels"]
-    return class_weights(tuple(pixels[name] for name in task.spec.classes.names))
+def _class_weights(
+    task: TrainTask, store: PatchStore, patches: ChosenPatches
+) -> tuple[float, ...] | None:
+    """Return the weights of the classes by the labels that are used, and by no others."""
+    loss, names, counts = task.training.loss, task.spec.classes.names, [0]
+    if loss.class_weights == "balanced" and task.training.train_share < 1:
+        counts = patches.counts.sum(axis=0).tolist()
+    elif loss.class_weights == "balanced":
+        counts = [store.manifest.counts["train"]["pixels"][name] for name in names]
+    return chosen_weights(loss, names, counts)
 
 
 def _resume(learner: Learner, session: Session) -> TrainState:
@@ -147,7 +157,7 @@ def _validate(course: _Course, learner: Learner) -> dict[str, float]:
     own = max(1, batch_size // course.worker.size)
     names = course.task.spec.classes.names
     confusion = Confusion.zero(len(names))
-    sums = np.zeros(2 + 3 * len(names), np.float64)
+    sums = np.zeros(learner.loss_size, np.float64)
     plan = validation_batches(patches, own, course.worker)
     for samples in course.validation.evaluation(plan, own):
         predicted, batch_sums = learner.evaluate(samples)

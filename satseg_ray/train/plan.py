@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from satseg_ray.errors import ConfigError, EmptySplit
+
+Chances: TypeAlias = NDArray[np.float64]
+"""How likely each patch is drawn (patches,), together 1."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,23 @@ def check_shared(batch_size: int, workers: int) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EpochPlan:
     """The batches of all epochs over ``patches`` patches.
 
     Each epoch is a permutation of its own, cut into ``steps`` batches of ``batch_size``; the last
     batch is filled up from the start of the permutation, so every step has the same shape, every
     patch is seen at least once, and no worker waits for a step that another does not have.
+
+    With ``chances`` (patches,) or a number of steps in ``epoch_steps`` the patches of an epoch are
+    drawn by :func:`drawn_ids` instead.
     """
 
     patches: int
     batch_size: int
     seed: int = 0
+    chances: Chances | None = None
+    epoch_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.patches < 1:
@@ -76,12 +85,16 @@ class EpochPlan:
     @property
     def steps(self) -> int:
         """Steps in each epoch."""
-        return -(-self.patches // self.batch_size)
+        return self.epoch_steps or -(-self.patches // self.batch_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the patch ids of an epoch as int64 (steps, batch_size)."""
-        shuffled = np.random.default_rng((self.seed, epoch)).permutation(self.patches)
-        return np.resize(shuffled, (self.steps, self.batch_size)).astype(np.int64)
+        rng, shape = np.random.default_rng((self.seed, epoch)), (self.steps, self.batch_size)
+        if self.chances is None and self.epoch_steps is None:
+            return np.resize(rng.permutation(self.patches), shape).astype(np.int64)
+        even = np.full(self.patches, 1 / self.patches)
+        chances = even if self.chances is None else self.chances
+        return drawn_ids(chances, self.steps * self.batch_size, rng).reshape(shape)
 
     def batches(self, epoch: int, worker: Worker) -> list[Batch]:
         """Return the worker's share of each step of an epoch."""
@@ -94,6 +107,18 @@ class EpochPlan:
             )
             for step, row in enumerate(self.order(epoch))
         ]
+
+
+def drawn_ids(chances: Chances, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return ``count`` patches drawn by their chances, int64, in random order.
+
+    Law: a patch comes ``count * chance`` times, rounded up or down (systematic sampling).
+    """
+    order = rng.permutation(len(chances))
+    ends = np.cumsum(chances[order])
+    ticks = (rng.random() + np.arange(count)) * (ends[-1] / count)
+    places = np.minimum(np.searchsorted(ends, ticks, side="right"), len(order) - 1)
+    return rng.permutation(order[places]).astype(np.int64)
 
 
 def validation_batches(patches: int, batch_size: int, worker: Worker) -> list[Batch]:

@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from satseg_ray.model.losses import finish_loss, loss_sums, with_own_gradient
+from satseg_ray.model.losses import Loss, with_own_gradient
 from satseg_ray.model.network import build_network
 from satseg_ray.model.spec import ModelSpec
-from satseg_ray.model.training_spec import LossSpec, TrainingSpec
-from satseg_ray.train.batches import Samples
+from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.train.checkpoint import Arrays
+from satseg_ray.train.samples import Samples
 
 Tensor: TypeAlias = tf.Tensor
 
@@ -52,8 +52,7 @@ class Learner:
             self.network = build_network(spec, training.seed)
             self.optimizer = build_optimizer(training)
             self.optimizer.build(self.network.trainable_variables)
-        self._loss: LossSpec = training.loss
-        self._class_weights = class_weights
+        self._loss = Loss.of(training.loss, len(spec.classes), class_weights)
         self._train = tf.function(self._in_replica(self._replica_train), autograph=False)
         self._evaluate = tf.function(self._in_replica(self._replica_evaluate), autograph=False)
         self._total = tf.function(self._in_replica(_total), autograph=False)
@@ -63,9 +62,9 @@ class Learner:
 
     def _replica_train(self, image: Tensor, mask: Tensor) -> Tensor:
         with tf.GradientTape() as tape:
-            own = loss_sums(self.network(image, training=True), mask, self._class_weights)
+            own = self._loss.sums(self.network(image, training=True), mask)
             sums = with_own_gradient(own, _total(tf.stop_gradient(own)))
-            loss = finish_loss(sums, self._loss)
+            loss = self._loss.finish(sums)
         variables = self.network.trainable_variables
         # apply_gradients adds the gradients of all replicas
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
@@ -74,7 +73,7 @@ class Learner:
     def _replica_evaluate(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(image, training=False)
         predicted = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
-        return predicted, loss_sums(logits, mask, self._class_weights)
+        return predicted, self._loss.sums(logits, mask)
 
     def train_step(self, samples: Samples, learning_rate: float) -> Tensor:
         """Train on this worker's share of a batch; return the loss of the whole batch."""
@@ -91,9 +90,14 @@ class Learner:
         summed: NDArray[Any] = self._total(tf.constant(own)).numpy()
         return summed
 
+    @property
+    def loss_size(self) -> int:
+        """The length of a batch's loss sums."""
+        return self._loss.size
+
     def loss(self, sums: NDArray[np.float32]) -> float:
         """Return the loss of summed loss sums."""
-        return float(finish_loss(tf.constant(sums), self._loss))
+        return float(self._loss.finish(tf.constant(sums)))
 
     def agree(self) -> Arrays:
         """Average what workers hold apart (moving statistics); return the weights, now shared."""
