@@ -17,6 +17,7 @@ from satseg_ray.errors import TrainingFailed
 from satseg_ray.model.losses import class_weights
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.network import build_network
+from satseg_ray.model.pretrained import set_first_weights
 from satseg_ray.model.store import save_model
 from satseg_ray.patches.store import PatchStore
 from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
@@ -55,8 +56,8 @@ class _Course:
                 spec.warmup,
                 spec.schedule == "cosine",
             ),
-            BatchSource(reader, bands),
-            BatchSource(store.split("val"), bands),
+            BatchSource(reader, bands, task.spec.patch_size),
+            BatchSource(store.split("val"), bands, task.spec.patch_size),
             Augmenter(spec.augment, bands, spec.seed),
         )
 
@@ -75,7 +76,7 @@ def fit(task: TrainTask, session: Session) -> TrainState:
     course = _Course.of(task, store, session.worker)
     balance = _class_weights(task, store)
     learner = Learner(task.spec, task.training, session.worker.size, balance)
-    state = _resume(learner, session)
+    state = _resume(learner, session, task)
     for epoch in range(state.epoch, task.training.epochs):
         start = time.monotonic()
         figures = _train_epoch(course, learner, epoch)
@@ -96,10 +97,12 @@ def _class_weights(task: TrainTask, store: PatchStore) -> tuple[float, ...] | No
     return class_weights(tuple(pixels[name] for name in task.spec.classes.names))
 
 
-def _resume(learner: Learner, session: Session) -> TrainState:
+def _resume(learner: Learner, session: Session, task: TrainTask) -> TrainState:
+    """Return the state of the newest checkpoint; without one, the weights are the first ones."""
     with tempfile.TemporaryDirectory(prefix="satseg-resume-") as scratch:
         checkpoint = session.resume(Path(scratch))
         if checkpoint is None:
+            set_first_weights(learner.network, task.spec, task.first)
             return TrainState()
         state = TrainState.read(checkpoint)
     learner.restore(state.weights, state.optimizer)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.train.plan import Worker
@@ -17,13 +18,14 @@ class TrainTask:
     """One training: which patches, which network, how, and the directory of the result.
 
     ``patches`` and ``model`` are absolute and reachable from every worker; ``model`` is written
-    once, at the end, by rank 0.
+    once, at the end, by rank 0. ``first`` are the weights of a training without a checkpoint.
     """
 
     patches: str
     model: str
     spec: ModelSpec
     training: TrainingSpec
+    first: FirstWeights = FirstWeights()
 
 
 class Session(Protocol):
