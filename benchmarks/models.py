@@ -139,6 +139,7 @@ def main() -> None:
     """Measure the pairs that are not measured yet and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=Path, default=Path("workspace/models.jsonl"))
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES)
     parser.add_argument("--page", type=Path, default=Path("docs/models.md"))
     arguments = parser.parse_args()
     prepare_process()

@@ -175,7 +175,7 @@ class TrainConfig(TrainingSpec):
     backbone: str = Field("efficientnetb0", description="A backbone of segmentation-models.")
     encoder_weights: str | None = Field(
         None,
-        description="First weights of the encoder: 'imagenet', a weights file or a model directory.",
+        description="First weights of the encoder: 'imagenet', a weights file, a model directory.",
     )
     init_from: str | None = Field(
         None,

@@ -30,8 +30,8 @@ _MODEL = re.compile(r"models:/(?P<name>[^@/]+)[@/](?P<version>[^@/]+)")
 class Start:
     """The files of the first weights, the input range that they expect, and where they are from."""
 
-    weights: FirstWeights = FirstWeights()
-    input_range: InputRange = InputRange()
+    weights: FirstWeights = field(default_factory=FirstWeights)
+    input_range: InputRange = field(default_factory=InputRange)
     lineage: dict[str, str] = field(default_factory=dict)
 
     def applied(self, spec: ModelSpec) -> ModelSpec:
@@ -104,8 +104,8 @@ def _model(text: str, key: str, workspace: Workspace) -> tuple[Path, str]:
 def model_name(text: str, key: str) -> tuple[str, str]:
     """Return name and version or alias of a model's address in MLflow.
 
-    >>> model_name("models:/water@champion", "init_from"), model_name("models:/water/3", "init_from")
-    (('water', 'champion'), ('water', '3'))
+    >>> model_name("models:/water@champion", "init_from")
+    ('water', 'champion')
 
     Raises:
         ConfigError: it has another form.

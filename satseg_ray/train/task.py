@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class TrainTask:
     model: str
     spec: ModelSpec
     training: TrainingSpec
-    first: FirstWeights = FirstWeights()
+    first: FirstWeights = field(default_factory=FirstWeights)
 
 
 class Session(Protocol):
