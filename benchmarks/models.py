@@ -144,9 +144,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_process()
     arguments.rows.parent.mkdir(parents=True, exist_ok=True)
-    pairs = [
-        (architecture, backbone) for backbone, architecture in product(BACKBONES, ARCHITECTURES)
-    ]
+    pairs = [(kind, backbone) for backbone, kind in product(arguments.backbones, ARCHITECTURES)]
     arguments.page.write_text(page(measured(pairs, arguments.rows)), encoding="utf-8")
 
 

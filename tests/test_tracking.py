@@ -22,7 +22,7 @@ from satseg_ray.tracking import Run, Tracking, fetch, register_model, resolve, t
 from tests.test_model_network import SPEC, settled_threads
 
 STRANGER = """
-import json, sys
+import json, os, sys
 import numpy as np
 
 class Forbid:
@@ -35,6 +35,8 @@ import mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
 np.save(sys.argv[4], model.predict(np.load(sys.argv[3])))
+assert not {"satseg_ray", "segmentation_models", "tf_keras"} & set(sys.modules)
+assert "TF_USE_LEGACY_KERAS" not in os.environ
 schema = model.metadata.signature.inputs.to_dict()
 example = model.input_example is not None
 print(json.dumps({"shape": schema[0]["tensor-spec"]["shape"], "example": example}))
