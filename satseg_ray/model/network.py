@@ -81,7 +81,9 @@ def build_encoder(backbone: str, bands: int, weights: str | None = None) -> Netw
 
     tf.keras.backend.reset_uids()
     build = builders.inject_global_submodules(builders.Backbones.get_backbone)
-    return build(backbone, input_shape=(None, None, bands), weights=weights, include_top=False)
+    with warnings.catch_warnings():  # of other bands than three, of sizes other than ImageNet's
+        warnings.filterwarnings("ignore", category=UserWarning, module="keras_applications")
+        return build(backbone, input_shape=(None, None, bands), weights=weights, include_top=False)
 
 
 def _normalised(pixels: Any, spec: ModelSpec) -> Any:

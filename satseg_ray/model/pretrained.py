@@ -26,6 +26,7 @@ Layers: TypeAlias = Mapping[str, Sequence[NDArray[Any]]]
 
 IMAGENET = "imagenet"
 PRETRAINED_BANDS = 3
+_HOST = "https://github.com"  # has the files of all encoders
 _REACH_SECONDS = 10.0
 _STALL_SECONDS = 60.0
 
@@ -161,25 +162,37 @@ def fetch_imagenet(backbone: str, folder: Path) -> Path:
     path = folder / f"{backbone}-{IMAGENET}.weights.h5"
     if path.is_file():
         return path
+    try:
+        encoder = _downloaded(backbone)
+    except Exception as error:  # the library raises plain ones for all that goes wrong
+        raise ConfigError(
+            "encoder_weights",
+            f"the ImageNet weights of {backbone} cannot be downloaded ({_first_line(error)})",
+            "Set encoder_weights to null, or to the path of a weights file.",
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{os.getpid()}.partial.h5")
+    encoder.save_weights(partial)
+    partial.replace(path)
+    return path
+
+
+def _downloaded(backbone: str) -> Network:
+    """Return the encoder with the weights that the library downloads, or has downloaded before."""
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in _caches()):
+        check_answers(_HOST, _REACH_SECONDS)  # at once: before TensorFlow and a build
     require_legacy_keras()
     import tensorflow as tf
 
     with suppress(RuntimeError):  # the devices are settled already
         tf.config.set_visible_devices([], "GPU")  # they belong to the workers
     with _reachable():
-        try:
-            encoder = build_encoder(backbone, PRETRAINED_BANDS, IMAGENET)
-        except Exception as error:  # the library raises plain ones for all that goes wrong
-            raise ConfigError(
-                "encoder_weights",
-                f"the ImageNet weights of {backbone} cannot be downloaded ({_first_line(error)})",
-                "Set encoder_weights to null, or to the path of a weights file.",
-            ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{os.getpid()}.partial.h5")
-    encoder.save_weights(partial)
-    partial.replace(path)
-    return path
+        return build_encoder(backbone, PRETRAINED_BANDS, IMAGENET)
+
+
+def _caches() -> tuple[Path, Path]:
+    """Return the folders in which the library keeps what it downloads."""
+    return Path.home() / ".keras" / "models", Path("/tmp/.keras/models")
 
 
 def _from_model(network: Network, spec: ModelSpec, directory: Path) -> None:
@@ -249,9 +262,7 @@ def _reachable() -> Iterator[None]:
     before = socket.getdefaulttimeout()
 
     def get_file(fname: str, origin: str, *args: Any, **kwargs: Any) -> Any:
-        folder = kwargs.get("cache_subdir", "datasets")
-        homes = (Path.home() / ".keras", Path("/tmp/.keras"))
-        if not any((home / folder / fname).is_file() for home in homes):
+        if not any((folder / fname).is_file() for folder in _caches()):
             check_answers(origin, _REACH_SECONDS)
         return download(fname, origin, *args, **kwargs)
 
