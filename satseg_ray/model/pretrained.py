@@ -88,9 +88,10 @@ def band_shares(old: Sequence[str], new: Sequence[str]) -> NDArray[np.float32]:
     shares = np.zeros((len(new), len(old)), np.float32)
     for place, name in enumerate(new):
         shares[place, old.index(name) if name in old else place % len(old)] = 1
-    for place in np.flatnonzero(~shares.any(axis=0)):
-        shares[place % len(new), place] = 1
-    return shares / shares.sum(axis=0)
+    for unused in np.flatnonzero(~shares.any(axis=0)):
+        shares[unused % len(new), unused] = 1
+    divided: NDArray[np.float32] = shares / shares.sum(axis=0)
+    return divided
 
 
 def set_first_weights(network: Network, spec: ModelSpec, first: FirstWeights) -> None:
