@@ -90,7 +90,7 @@ def takes(network: Network, side: int) -> bool:
 
     try:
         logits = network(np.zeros((1, side, side, BANDS), np.float32), training=False)
-    except (ValueError, tf.errors.InvalidArgumentError):
+    except (ValueError, tf.errors.OpError):
         return False
     return tuple(logits.shape) == (1, side, side, len(CLASSES))
 
@@ -114,12 +114,18 @@ def measured(pairs: Iterable[tuple[str, str]], path: Path) -> list[dict[str, Any
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return docs/models.md from the rows of all pairs."""
     failed = [row for row in rows if "failure" in row]
+    done = {(row["architecture"], row["backbone"]) for row in rows}
+    missing = [pair for pair in product(ARCHITECTURES, BACKBONES) if pair not in done]
+    said = f"{len(failed)} failed, and are refused by name." if failed else "None failed."
+    if missing:
+        names = sorted({backbone for _, backbone in missing}, key=BACKBONES.index)
+        said += f" {len(missing)} have not been tried yet, those of {', '.join(names)}."
     head = HEAD.format(
         bands=BANDS,
         tried=", ".join(map(str, TRIED)),
         built=len(rows) - len(failed),
-        pairs=len(rows),
-        failures=f"{len(failed)} failed, and are refused by name." if failed else "None failed.",
+        pairs=len(rows) + len(missing),
+        failures=said,
     )
     order = {name: number for number, name in enumerate((*BACKBONES, *ARCHITECTURES))}
     ranked = sorted(rows, key=lambda row: (order[row["backbone"]], order[row["architecture"]]))
@@ -139,7 +145,7 @@ def main() -> None:
     """Measure the pairs that are not measured yet and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=Path, default=Path("workspace/models.jsonl"))
-    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES)
+    parser.add_argument("--backbones", nargs="*", default=BACKBONES)
     parser.add_argument("--page", type=Path, default=Path("docs/models.md"))
     arguments = parser.parse_args()
     prepare_process()
