@@ -40,6 +40,29 @@ on stored patches of 256 pixels is a network for 240. Training crops at a random
 in each epoch; validation and evaluation keep the centre. A data set whose patches are smaller than
 32, or 48, is refused.
 
+## First weights
+
+| key of `jobs/train.yaml` | weights |
+|---|---|
+| neither | random, by the seed |
+| `encoder_weights: imagenet` | the encoder's, by the library's download; no network: refused in seconds |
+| `encoder_weights: <file>` | the encoder's, HDF5 as Keras writes a three-band one |
+| `encoder_weights: <directory>` | of the encoder in any model of that backbone |
+| `init_from: models:/<name>@<alias>` | all, of a registered model of that architecture and backbone |
+| `init_from: models:/<name>/<version>` | the same, by number |
+| `init_from: <directory>` | the same, of a run's folder or its `model/` |
+
+Where the classes or their order are others, the head is random. Bands of the same
+names keep their kernels. Other bands take the old ones in turn; a kernel that two take is divided,
+one that nobody takes is added to another, so that a grey image gives the same features. With one
+or two bands that is near and not equal in resnets and resnexts (and in seresnet18 and 34), which
+normalise their three bands before the first convolution. An encoder's own range of input is kept in
+the spec (`input_scale`, `input_offset`). Bands are fed in the data set's order: ImageNet's encoders
+saw red, green, blue; vgg16 and vgg19 blue, green, red. The lineage of the new model names the start
+and its digest.
+
+## All pairs
+
 {built} of {pairs} pairs were built. {failures}
 
 | backbone | architecture | parameters | sizes taken |
