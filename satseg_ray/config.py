@@ -28,6 +28,7 @@ from yaml import YAMLError, safe_load
 from satseg_ray.classes import ClassDef, ClassTable, parse_color
 from satseg_ray.errors import ConfigError, MissingFile
 from satseg_ray.geo.labels import BitField, LabelRule
+from satseg_ray.model.backbones import check_pair
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.sample import SampleSpec
 from satseg_ray.patches.split import SplitSpec
@@ -177,6 +178,14 @@ class TrainConfig(TrainingSpec):
     dataset: str = Field(description="Name of the data set.")
     architecture: Literal["unet", "linknet", "fpn", "pspnet"] = "unet"
     backbone: str = Field("efficientnetb0", description="A backbone of segmentation-models.")
+    encoder_weights: str | None = Field(
+        None,
+        description="First weights of the encoder: 'imagenet', a weights file, a model directory.",
+    )
+    init_from: str | None = Field(
+        None,
+        description="First weights of all: models:/name@alias, models:/name/version, a directory.",
+    )
     predict_stride: int | None = Field(
         None, ge=1, description="Pixels between patches in prediction; null: 3/4 of a patch."
     )
@@ -192,6 +201,17 @@ class TrainConfig(TrainingSpec):
     max_failures: int = Field(2, ge=0, description="Restarts from the newest checkpoint.")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _network_exists(self) -> Self:
+        check_pair(self.architecture, self.backbone)
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.encoder_weights and self.init_from:
+            raise ValueError("encoder_weights and init_from are two starts: give one")
+        return self
 
 
 class PredictConfig(BaseModel):

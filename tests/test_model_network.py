@@ -10,8 +10,9 @@ import pytest
 
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.errors import BandMismatch, ConfigError, ModelVersionNotFound
+from satseg_ray.model.backbones import ARCHITECTURES
 from satseg_ray.model.environment import processors, require_legacy_keras, use_threads
-from satseg_ray.model.network import ARCHITECTURES, build_network, check_spec
+from satseg_ray.model.network import build_network, check_spec
 from satseg_ray.model.segmenter import Segmenter
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import load_network, read_spec, save_model

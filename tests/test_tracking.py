@@ -17,11 +17,12 @@ from satseg_ray.model.network import build_network
 from satseg_ray.model.segmenter import Segmenter
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec, save_model
+from satseg_ray.process import LEGACY_KERAS
 from satseg_ray.tracking import Run, Tracking, fetch, register_model, resolve, tracking_uri
 from tests.test_model_network import SPEC, settled_threads
 
 STRANGER = """
-import json, sys
+import json, os, sys
 import numpy as np
 
 class Forbid:
@@ -34,6 +35,8 @@ import mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model(sys.argv[2])
 np.save(sys.argv[4], model.predict(np.load(sys.argv[3])))
+assert not {"satseg_ray", "segmentation_models", "tf_keras"} & set(sys.modules)
+assert "TF_USE_LEGACY_KERAS" not in os.environ
 schema = model.metadata.signature.inputs.to_dict()
 example = model.input_example is not None
 print(json.dumps({"shape": schema[0]["tensor-spec"]["shape"], "example": example}))
@@ -145,42 +148,57 @@ def test_a_registered_model_is_found_by_version_and_alias_and_fetched(tracking, 
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    "backbone",
+    ("architecture", "backbone"),
     [
-        "mobilenetv2",
-        pytest.param("resnet18", marks=pytest.mark.slow),
-        pytest.param("efficientnetb0", marks=pytest.mark.slow),
+        ("linknet", "mobilenetv2"),
+        pytest.param("unet", "mobilenetv2", marks=pytest.mark.slow),
+        pytest.param("fpn", "mobilenetv2", marks=pytest.mark.slow),
+        pytest.param("pspnet", "mobilenetv2", marks=pytest.mark.slow),
+        pytest.param("unet", "resnet18", marks=pytest.mark.slow),
+        pytest.param("fpn", "efficientnetb0", marks=pytest.mark.slow),
+        pytest.param("pspnet", "resnet18", marks=pytest.mark.slow),
     ],
 )
-def test_a_registered_model_loads_without_us_a_flag_or_a_pickle(tracking, run, tmp_path, backbone):
-    spec = replace(SPEC, backbone=backbone)
+def test_a_registered_model_loads_without_us_a_flag_or_a_pickle(
+    tracking, run, tmp_path, architecture, backbone
+):
+    side = 96 if architecture == "pspnet" else 64
+    spec = replace(SPEC, architecture=architecture, backbone=backbone, patch_size=side)
+    spec = replace(spec, input_scale=0.9, input_offset=-0.1)
     settled_threads()
     directory = model_of(spec, tmp_path / "result")
-    register_model(run, directory, backbone)
-    pixels = np.random.default_rng(0).integers(0, 4000, (5, 64, 64, 4), dtype=np.uint16)
-    np.save(tmp_path / "in.npy", pixels)
-    paths = [str(tmp_path / name) for name in ("in.npy", "out.npy")]
-    environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+    name = f"{architecture}-{backbone}"
+    register_model(run, directory, name)
+    pixels = np.random.default_rng(0).integers(0, 4000, (5, side, side, 4), dtype=np.uint16)
+    theirs, said = as_a_stranger(tracking.uri, f"models:/{name}@champion", pixels, tmp_path)
+    rows = side if architecture == "pspnet" else -1
+    assert said == {"shape": [-1, rows, rows, 4], "example": True}
+    ours = Segmenter.load(directory, 4, settled_threads()).predict_proba(pixels)
+    assert theirs.dtype == np.float32
+    assert theirs.shape == ours.shape
+    assert ours.std() > 1e-3
+    assert np.abs(theirs - ours).max() < 1e-6
+
+
+def as_a_stranger(
+    tracking_uri: str, model_uri: str, pixels: np.ndarray, folder: Path
+) -> tuple[np.ndarray, dict]:
+    """Probabilities and signature of a model in a process that has neither this package nor a flag.
+
+    ``-I`` leaves the repository and the environment's paths out of ``sys.path``; what is installed
+    beside MLflow and TensorFlow is forbidden by name; pickles are refused.
+    """
+    paths = [str(folder / name) for name in ("in.npy", "out.npy")]
+    np.save(paths[0], pixels)
+    environment = {k: v for k, v in os.environ.items() if k not in LEGACY_KERAS}
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-I",
-            "-c",
-            STRANGER,
-            tracking.uri,
-            f"models:/{backbone}@champion",
-            *paths,
-        ],
+        [sys.executable, "-I", "-c", STRANGER, tracking_uri, model_uri, *paths],
         env=environment,
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"shape": [-1, -1, -1, 4], "example": True}
-    theirs = np.load(paths[1])
-    ours = Segmenter.load(directory, 4, settled_threads()).predict_proba(pixels)
-    assert theirs.dtype == np.float32
-    assert np.abs(theirs - ours).max() < 1e-6
+    return np.load(paths[1]), json.loads(done.stdout.splitlines()[-1])

@@ -14,7 +14,9 @@ import pytest
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.errors import TrainingFailed
 from satseg_ray.geo.grid import Window
+from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
+from satseg_ray.model.store import read_spec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.schema import Patch
 from satseg_ray.patches.split import PatchKey
@@ -169,6 +171,22 @@ def test_few_labels_train_with_all_losses_and_augmentations(patches, tmp_path):
     )
     losses = [f["loss"] for f in fit(task, SoloSession(tmp_path / "checkpoints")).history]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_training_goes_on_from_another_model_on_crops_of_the_stored_patches(
+    patches, trained, tmp_path
+):
+    from satseg_ray.train.loop import fit
+
+    task = make_task(patches, tmp_path / "model", epochs=1, learning_rate=1e-6)
+    task = replace(
+        task,
+        spec=replace(task.spec, patch_size=32, stride=32),
+        first=FirstWeights(model=str(trained[0])),
+    )
+    state = fit(task, SoloSession(tmp_path / "checkpoints"))
+    assert state.history[0]["loss"] < 0.5 * trained[1].history[0]["loss"]
+    assert read_spec(tmp_path / "model").patch_size == 32
 
 
 def test_loss_that_is_no_number_stops_with_step_and_keeps_the_checkpoint(patches, tmp_path):

@@ -5,46 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from satseg_ray.errors import ConfigError
+from satseg_ray.model.backbones import Architecture, check_pair, check_size
 from satseg_ray.model.environment import require_legacy_keras
 from satseg_ray.model.spec import ModelSpec
 
 Network: TypeAlias = Any
 """A ``tf.keras.Model``; Keras has no types of its own."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One kind of network: its name in segmentation_models and the patches it takes.
-
-    A patch size is a multiple of ``multiple``; with ``any_size`` one network takes all of them.
-    """
-
-    builder: str
-    multiple: int
-    any_size: bool
-
-
-ARCHITECTURES = {
-    "unet": Architecture("Unet", 32, any_size=True),
-    "linknet": Architecture("Linknet", 32, any_size=True),
-    "fpn": Architecture("FPN", 32, any_size=True),
-    "pspnet": Architecture("PSPNet", 48, any_size=False),
-}
-
-BACKBONES = (
-    *("mobilenet", "mobilenetv2"),
-    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
-    *(f"seresnet{depth}" for depth in (18, 34)),
-    *(f"efficientnetb{size}" for size in range(8)),
-    *(f"densenet{depth}" for depth in (121, 169, 201)),
-    *("vgg16", "vgg19"),
-)
 
 
 def check_spec(spec: ModelSpec) -> Architecture:
@@ -53,19 +23,8 @@ def check_spec(spec: ModelSpec) -> Architecture:
     Raises:
         ConfigError: unknown architecture or backbone, or a patch size that it does not take.
     """
-    architecture = ARCHITECTURES.get(spec.architecture)
-    if architecture is None:
-        raise _unknown("architecture", spec.architecture, tuple(ARCHITECTURES))
-    if spec.backbone not in BACKBONES:
-        raise _unknown("backbone", spec.backbone, BACKBONES)
-    step = architecture.multiple
-    if spec.patch_size < step or spec.patch_size % step:
-        below = max(step, spec.patch_size // step * step)
-        raise ConfigError(
-            "patch_size",
-            f"{spec.architecture} takes no patches of {spec.patch_size} pixels",
-            f"Use a multiple of {step}, such as {below} or {below + step}.",
-        )
+    architecture = check_pair(spec.architecture, spec.backbone)
+    check_size(spec.architecture, spec.patch_size)
     return architecture
 
 
@@ -85,31 +44,61 @@ def build_network(spec: ModelSpec, seed: int) -> Network:
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(seed)
+    tf.keras.backend.reset_uids()  # a layer has the same name in every network of its kind
     side = None if architecture.any_size else spec.patch_size
     pixels = tf.keras.Input((side, side, len(spec.bands)), name="pixels")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This model usually expects 1 or 3 input channels")
-        body = getattr(builders, architecture.builder)(
+        layers = getattr(builders, architecture.builder)(
             spec.backbone,
             input_shape=(side, side, len(spec.bands)),
             classes=len(spec.classes),
             activation="linear",
             encoder_weights=None,
         )
-    network = tf.keras.Model(pixels, body(_normalised(pixels, spec)))
+    network = tf.keras.Model(pixels, layers(_normalised(pixels, spec)))
     for layer in network.submodules:
         if isinstance(layer, tf.keras.layers.BatchNormalization):
             layer.momentum = spec.batch_norm_momentum
     return network
 
 
+def body(network: Network) -> Network:
+    """Return the part of a network that holds the weights: encoder, decoder and head."""
+    import tensorflow as tf
+
+    return next(layer for layer in network.layers if isinstance(layer, tf.keras.Model))
+
+
+def build_encoder(backbone: str, bands: int, weights: str | None = None) -> Network:
+    """Return an encoder alone, its layers named as in the networks that have it.
+
+    In: float32 (N, H, W, bands). ``weights`` is ``None`` for random ones, or "imagenet", which the
+    library downloads unless it has done so before.
+    """
+    builders = _segmentation_models()
+    import tensorflow as tf
+
+    tf.keras.backend.reset_uids()
+    build = builders.inject_global_submodules(builders.Backbones.get_backbone)
+    with warnings.catch_warnings():  # of other bands than three, of sizes other than ImageNet's
+        warnings.filterwarnings("ignore", category=UserWarning, module="keras_applications")
+        return build(backbone, input_shape=(None, None, bands), weights=weights, include_top=False)
+
+
 def _normalised(pixels: Any, spec: ModelSpec) -> Any:
-    """Return (pixels - mean) / std per band, 0 where a pixel is not finite; std 0 counts as 1."""
+    """Return what the body is fed: (pixels - mean) / std per band, scaled and shifted.
+
+    A pixel that is not finite counts as the mean of its band; std 0 counts as 1.
+    """
     import tensorflow as tf
 
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
     scaled = (pixels - mean) / np.where(std > 0, std, np.float32(1))
-    return tf.where(tf.math.is_finite(scaled), scaled, tf.zeros_like(scaled))
+    finite = tf.where(tf.math.is_finite(scaled), scaled, tf.zeros_like(scaled))
+    if (spec.input_scale, spec.input_offset) == (1, 0):
+        return finite
+    return finite * np.float32(spec.input_scale) + np.float32(spec.input_offset)
 
 
 def _segmentation_models() -> Any:
@@ -117,7 +106,3 @@ def _segmentation_models() -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints, and stdout is for results
         import segmentation_models
     return segmentation_models
-
-
-def _unknown(what: str, value: str, accepted: tuple[str, ...]) -> ConfigError:
-    return ConfigError(what, f"{value!r} is not known", f"Use one of {', '.join(accepted)}.")

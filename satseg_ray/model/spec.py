@@ -17,7 +17,8 @@ class ModelSpec:
     ``bands`` names the input channels in order; ``band_indexes`` are their 1-based positions in a
     scene; ``mean`` and ``std`` are per band in raw units; an invalid pixel is fed as the
     mean of its band. ``nodata`` is the value of missing pixels, in place of a scene's own tag;
-    ``None`` means the tag.
+    ``None`` means the tag. ``input_scale`` and ``input_offset`` bring normalised values into the
+    range that a pretrained encoder was trained in; 1 and 0 leave them as they are.
     """
 
     architecture: str
@@ -32,6 +33,8 @@ class ModelSpec:
     std: tuple[float, ...]
     batch_norm_momentum: float = 0.9
     nodata: float | None = None
+    input_scale: float = 1.0
+    input_offset: float = 0.0
     lineage: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:

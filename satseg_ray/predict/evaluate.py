@@ -21,6 +21,7 @@ from satseg_ray.errors import BandMismatch, ConfigError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.raster import inspect_scene
 from satseg_ray.lineage import code_revision
+from satseg_ray.model.backbones import accepted_size
 from satseg_ray.model.figures import write_confusion, write_samples
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.spec import ModelSpec
@@ -140,14 +141,7 @@ def _pieces(
 def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> Pieces:
     store = PatchStore.open(patches)
     found = store.manifest
-    asked, given = _must_agree(spec), _must_agree(found)
-    for what, theirs in given.items():
-        if theirs != asked[what]:
-            raise BandMismatch(
-                found.dataset,
-                f"has other {what} than the model: {theirs}, not {asked[what]}",
-                "Evaluate on a data set that is made and tiled as the model's was.",
-            )
+    check_agree(spec, found)
     count = len(store.required(split))
     rows = [
         {"key": f"{start:07d}", "start": start, "stop": min(start + _CHUNK, count)}
@@ -158,13 +152,35 @@ def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> P
     return Pieces(SplitScorer, task, rows, f"{found.version}/{split}", held_out)
 
 
-def _must_agree(of: ModelSpec | PatchManifest) -> dict[str, object]:
+def check_agree(spec: ModelSpec, found: PatchManifest) -> None:
+    """Refuse patches that are none for a model.
+
+    The model takes the stored patch size, or it is the largest crop of it that the model's
+    architecture takes: of such patches the centre is scored.
+
+    Raises:
+        BandMismatch: other bands, type, classes or patch size.
+    """
+    largest = accepted_size(spec.architecture, max(found.patch_size, spec.patch_size))
+    cropped = found.patch_size > spec.patch_size and largest == spec.patch_size
+    asked = _must_agree(spec, spec.patch_size)
+    given = _must_agree(found, spec.patch_size if cropped else found.patch_size)
+    for what, theirs in given.items():
+        if theirs != asked[what]:
+            raise BandMismatch(
+                found.dataset,
+                f"has other {what} than the model: {theirs}, not {asked[what]}",
+                "Evaluate on a data set that is made and tiled as the model's was.",
+            )
+
+
+def _must_agree(of: ModelSpec | PatchManifest, patch_size: int) -> dict[str, object]:
     """Return what patches and a model must have in common."""
     return {
         "bands": list(of.bands),
         "dtype": of.dtype,
         "classes": list(of.classes.names),
-        "patch_size": of.patch_size,
+        "patch_size": patch_size,
     }
 
 

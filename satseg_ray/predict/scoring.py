@@ -20,8 +20,9 @@ from satseg_ray.model.figures import Sample
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.protocol import Model
 from satseg_ray.model.segment import SegmentedTile, fill_values, segment_tile
+from satseg_ray.patches.crop import PatchArrays, centred
 from satseg_ray.patches.schema import Indexes
-from satseg_ray.patches.store import PatchBatch, PatchStore
+from satseg_ray.patches.store import PatchStore
 from satseg_ray.predict.tiles import visible_bands
 
 SHOWN = 6
@@ -66,7 +67,7 @@ class SplitScorer:
         confusion, samples = Confusion.zero(len(spec.classes)), list[Sample]()
         for start in range(row["start"], row["stop"], size):
             positions = range(start, min(start + size, row["stop"]))
-            batch = self._reader.read(positions)
+            batch = centred(self._reader.read(positions), spec.patch_size)
             filled = np.where(batch.valid[..., None], batch.image, fill_values(spec))
             predicted = best_class(self._model.predict_proba(filled))
             confusion += Confusion.from_indexes(batch.mask, predicted, len(spec.classes))
@@ -74,7 +75,7 @@ class SplitScorer:
             samples = sorted(samples, key=variety, reverse=True)[: self._task.shown]
         return outcome(self._task.folder, confusion, samples)
 
-    def _sample(self, position: int, index: int, batch: PatchBatch, predicted: Indexes) -> Sample:
+    def _sample(self, position: int, index: int, batch: PatchArrays, predicted: Indexes) -> Sample:
         scene, row, col = self._reader.key(position)
         image = np.moveaxis(batch.image[index], -1, 0)[list(visible_bands(self._model.spec))]
         title = f"{scene} row {row} col {col}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from satseg_ray.errors import ConfigError, ModelVersionNotFound
 from satseg_ray.lineage import value_digest
-from satseg_ray.model.network import ARCHITECTURES
+from satseg_ray.model.backbones import ARCHITECTURES
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
 from satseg_ray.products import fresh_directory, is_no_place, locked

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satseg_ray.classes import IGNORE
+from satseg_ray.patches.crop import anywhere, centred, cropped
 from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.plan import Batch
 from satseg_ray.train.samples import BandStatistics, Samples
@@ -80,10 +81,15 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 2) -
 
 @dataclass(frozen=True)
 class BatchSource:
-    """The patches of one split as batches for a network."""
+    """The patches of one split as batches for a network that takes ``side`` pixels.
+
+    ``None`` takes them as they are stored. Training crops larger ones at a random place, a
+    function of (seed, epoch, position); evaluation keeps the centre.
+    """
 
     reader: PatchReader
     bands: BandStatistics
+    side: int | None = None
 
     def training(
         self, plan: Sequence[Batch], augmenter: Augmenter, epoch: int
@@ -91,7 +97,8 @@ class BatchSource:
         """Yield the augmented samples of each planned batch of an epoch."""
 
         def make(batch: Batch) -> Samples:
-            patches = self.reader.read(batch.ids)
+            keys = [(augmenter.seed, epoch, position) for position in batch.positions]
+            patches = self._somewhere(batch.ids, keys)
             samples = to_samples(patches, self.bands)
             return augmenter.apply(samples, patches.valid, epoch, batch.positions)
 
@@ -101,6 +108,14 @@ class BatchSource:
         """Yield the samples of each planned batch, the last padded to ``batch_size``."""
 
         def make(batch: Batch) -> Samples:
-            return pad_samples(to_samples(self.reader.read(batch.ids), self.bands), batch_size)
+            patches = self.reader.read(batch.ids)
+            middle = centred(patches, self.side) if self.side else patches
+            return pad_samples(to_samples(middle, self.bands), batch_size)
 
         return ahead(make, plan)
+
+    def _somewhere(self, ids: Sequence[int], keys: Sequence[tuple[int, ...]]) -> Patches:
+        patches = self.reader.read(ids)
+        stored = patches.mask.shape[1]
+        side = self.side or stored
+        return cropped(patches, side, [anywhere(stored, side, key) for key in keys])

@@ -9,8 +9,10 @@ from typing import Any
 from satseg_ray.config import TrainConfig
 from satseg_ray.geo import Axis
 from satseg_ray.lineage import code_revision
+from satseg_ray.model.backbones import accepted_size
 from satseg_ray.model.class_weights import check_weighted
 from satseg_ray.model.network import check_spec
+from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.store import PatchManifest, PatchStore
@@ -20,6 +22,7 @@ from satseg_ray.tracking import Run, Tracking, register_model
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import dataset_use
 from satseg_ray.tracking.registry import check_name
+from satseg_ray.train.first_weights import find_start
 from satseg_ray.train.follow import followed
 from satseg_ray.train.plan import check_shared
 from satseg_ray.train.task import TrainTask
@@ -41,12 +44,15 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
         Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
         check_spec(spec)
         check_weighted(config.loss, spec.classes.names)
-        result = _trained(config, spec, workspace)
+        start = find_start(config, spec, workspace)
+        result = _trained(config, start.applied(spec), start.weights, workspace)
         DataStore.of(workspace).keep_settings(config.dataset, "train", kept_settings(config))
         return result
 
 
-def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapping[str, Any]:
+def _trained(
+    config: TrainConfig, spec: ModelSpec, first: FirstWeights, workspace: Workspace
+) -> Mapping[str, Any]:
     tracking = Tracking.open(workspace.root)
     name = f"{config.dataset}-{config.architecture}-{config.backbone}"
     with ray_session("train", dashboard=True):  # ended last: a stopped job has only seconds
@@ -57,7 +63,7 @@ def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapp
             run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
-            task = TrainTask(str(patches), str(model), spec, training_spec(config))
+            task = TrainTask(str(patches), str(model), spec, training_spec(config), first)
             place = RunPlace(name, str(directory / "checkpoints"), run)
             with followed(run, config.epochs):
                 result = train_on_ray(task, resources, place)
@@ -80,7 +86,14 @@ def kept_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
-    """Return the spec of the model that a config asks for on these patches."""
+    """Return the spec of the model that a config asks for on these patches.
+
+    Its patch size is the largest one up to the stored size that the architecture takes.
+
+    Raises:
+        ConfigError: the stored patches are smaller than any that it takes.
+    """
+    side = accepted_size(config.architecture, manifest.patch_size)
     return ModelSpec(
         architecture=config.architecture,
         backbone=config.backbone,
@@ -88,13 +101,17 @@ def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
         band_indexes=manifest.band_indexes,
         dtype=manifest.dtype,
         classes=manifest.classes,
-        patch_size=manifest.patch_size,
-        stride=config.predict_stride or manifest.patch_size * 3 // 4,
+        patch_size=side,
+        stride=config.predict_stride or side * 3 // 4,
         mean=manifest.mean,
         std=manifest.std,
         batch_norm_momentum=config.batch_norm_momentum,
         nodata=manifest.nodata,
-        lineage={**manifest.lineage, "train_code_revision": code_revision()},
+        lineage={
+            **manifest.lineage,
+            "train_code_revision": code_revision(),
+            "stored_patch_size": str(manifest.patch_size),
+        },
     )
 
 

@@ -17,6 +17,7 @@ from satseg_ray.errors import TrainingFailed
 from satseg_ray.model.class_weights import chosen_weights
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.network import build_network
+from satseg_ray.model.pretrained import set_first_weights
 from satseg_ray.model.store import save_model
 from satseg_ray.patches.store import PatchStore
 from satseg_ray.train.augment import Augmenter
@@ -60,8 +61,8 @@ class _Course:
                 spec.warmup,
                 spec.schedule == "cosine",
             ),
-            BatchSource(patches, bands),
-            BatchSource(store.split("val"), bands),
+            BatchSource(patches, bands, task.spec.patch_size),
+            BatchSource(store.split("val"), bands, task.spec.patch_size),
             Augmenter(spec.augment, bands, spec.seed),
             _class_weights(task, store, patches),
         )
@@ -80,7 +81,7 @@ def fit(task: TrainTask, session: Session) -> TrainState:
     store = PatchStore.open(Path(task.patches))
     course = _Course.of(task, store, session.worker)
     learner = Learner(task.spec, task.training, session.worker.size, course.class_weights)
-    state = _resume(learner, session)
+    state = _resume(learner, session, task)
     for epoch in range(state.epoch, task.training.epochs):
         start = time.monotonic()
         figures = _train_epoch(course, learner, epoch)
@@ -106,10 +107,12 @@ def _class_weights(
     return chosen_weights(loss, names, counts)
 
 
-def _resume(learner: Learner, session: Session) -> TrainState:
+def _resume(learner: Learner, session: Session, task: TrainTask) -> TrainState:
+    """Return the state of the newest checkpoint; without one, the weights are the first ones."""
     with tempfile.TemporaryDirectory(prefix="satseg-resume-") as scratch:
         checkpoint = session.resume(Path(scratch))
         if checkpoint is None:
+            set_first_weights(learner.network, task.spec, task.first)
             return TrainState()
         state = TrainState.read(checkpoint)
     learner.restore(state.weights, state.optimizer)

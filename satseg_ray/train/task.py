@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.train.plan import Worker
@@ -17,13 +18,14 @@ class TrainTask:
     """One training: which patches, which network, how, and the directory of the result.
 
     ``patches`` and ``model`` are absolute and reachable from every worker; ``model`` is written
-    once, at the end, by rank 0.
+    once, at the end, by rank 0. ``first`` are the weights of a training without a checkpoint.
     """
 
     patches: str
     model: str
     spec: ModelSpec
     training: TrainingSpec
+    first: FirstWeights = field(default_factory=FirstWeights)
 
 
 class Session(Protocol):

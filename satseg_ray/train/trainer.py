@@ -10,7 +10,7 @@ from typing import Any
 
 import ray.train
 
-from satseg_ray.errors import SatsegError, TrainingFailed
+from satseg_ray.errors import ConfigError, SatsegError, TrainingFailed
 from satseg_ray.process import WORKER_ENVIRONMENT, quiet_import
 from satseg_ray.tracking import Run
 from satseg_ray.train.plan import Worker
@@ -124,7 +124,7 @@ def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     task = config["task"]
     try:
         state = fit(task, RaySession(config["place"]))
-    except TrainingFailed as error:  # all workers meet it alike: another try would end as this one
+    except (TrainingFailed, ConfigError) as error:  # all meet it alike, in another try too
         return {"failed": error}
     return {"best_epoch": state.best_epoch, "history": state.history}
 

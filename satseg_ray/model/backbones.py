@@ -1,0 +1,123 @@
+"""Which networks there are, and the patches that they take: plain names and numbers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from satseg_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of network: its name in segmentation_models and the patches it takes.
+
+    A patch size is a multiple of ``multiple``; with ``any_size`` one network takes all of them.
+    """
+
+    builder: str
+    multiple: int
+    any_size: bool
+
+
+ARCHITECTURES = {
+    "unet": Architecture("Unet", 32, any_size=True),
+    "linknet": Architecture("Linknet", 32, any_size=True),
+    "fpn": Architecture("FPN", 32, any_size=True),
+    "pspnet": Architecture("PSPNet", 48, any_size=False),
+}
+
+BACKBONES = (
+    *("mobilenet", "mobilenetv2"),
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *(f"resnext{depth}" for depth in (50, 101)),
+    *(f"seresnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *(f"seresnext{depth}" for depth in (50, 101)),
+    "senet154",
+    *(f"efficientnetb{size}" for size in range(8)),
+    *(f"densenet{depth}" for depth in (121, 169, 201)),
+    *("inceptionv3", "inceptionresnetv2"),
+    *("vgg16", "vgg19"),
+)
+"""All that segmentation_models 1.0.1 has; docs/models.md is the table of what each pair takes."""
+
+UNBUILDABLE: Mapping[tuple[str, str], str] = {}
+"""Pairs (architecture, backbone) that cannot be built, and why."""
+
+
+def check_pair(architecture: str, backbone: str) -> Architecture:
+    """Return the architecture of a pair that a network can be built from.
+
+    Raises:
+        ConfigError: either is not known (the near names are listed), or the pair is one of
+            :data:`UNBUILDABLE`.
+    """
+    if architecture not in ARCHITECTURES:
+        raise _unknown("architecture", architecture, tuple(ARCHITECTURES))
+    if backbone not in BACKBONES:
+        raise _unknown("backbone", backbone, BACKBONES)
+    if why := UNBUILDABLE.get((architecture, backbone)):
+        raise ConfigError(
+            "backbone",
+            f"{backbone!r} cannot be built as {architecture}: {why}",
+            f"Take another backbone, such as {nearest(backbone, BACKBONES, 2)[1]!r}.",
+        )
+    return ARCHITECTURES[architecture]
+
+
+def accepted_size(architecture: str, stored: int) -> int:
+    """Return the largest patch size up to ``stored`` pixels that an architecture takes.
+
+    Stored patches are cropped to it. Law: the answer is a multiple of the architecture's own
+    number, at most ``stored``, and the next multiple is larger than ``stored``.
+
+    >>> accepted_size("unet", 256), accepted_size("pspnet", 256)
+    (256, 240)
+
+    Raises:
+        ConfigError: the architecture is not known, or takes no patch that small.
+    """
+    if architecture not in ARCHITECTURES:
+        raise _unknown("architecture", architecture, tuple(ARCHITECTURES))
+    multiple = ARCHITECTURES[architecture].multiple
+    if stored < multiple:
+        raise ConfigError(
+            "patch_size",
+            f"{architecture} takes no patch of {stored} pixels or less",
+            f"Tile the data set with a patch size of {multiple} or more.",
+        )
+    return stored // multiple * multiple
+
+
+def check_size(architecture: str, patch_size: int) -> None:
+    """Refuse a patch size that an architecture does not take.
+
+    Raises:
+        ConfigError: it is no positive multiple of the architecture's own number.
+    """
+    multiple = ARCHITECTURES[architecture].multiple
+    if patch_size < multiple or patch_size % multiple:
+        below = max(multiple, patch_size // multiple * multiple)
+        raise ConfigError(
+            "patch_size",
+            f"{architecture} takes no patches of {patch_size} pixels",
+            f"Use a multiple of {multiple}, such as {below} or {below + multiple}.",
+        )
+
+
+def nearest(name: str, known: Sequence[str], count: int = 5) -> list[str]:
+    """Return the known names most like ``name``, the nearest first; at least one.
+
+    >>> nearest("resnet-34", ("vgg16", "resnet18", "resnet34"), 2)
+    ['resnet34', 'resnet18']
+    """
+    folded = name.lower().replace("-", "").replace("_", "")
+    return difflib.get_close_matches(folded, known, count, cutoff=0.5) or list(known[:count])
+
+
+def _unknown(what: str, value: str, accepted: tuple[str, ...]) -> ConfigError:
+    near = ", ".join(nearest(value, accepted))
+    return ConfigError(
+        what, f"{value!r} is not known", f"Near it: {near}. All: {', '.join(accepted)}."
+    )
