@@ -55,19 +55,19 @@ class PatchScore:
     varied: bool
 
     @property
-    def best_first(self) -> tuple[bool, bool, float, int]:
-        """The place among the best: one with little to show comes after all others."""
-        return not self.telling, not self.varied, self.loss, self.key
+    def best_first(self) -> tuple[bool, bool, float, float, int]:
+        """The place among the best, by mean IoU; one with little to show comes after the others."""
+        return not self.telling, not self.varied, -self.mean_iou, self.loss, self.key
 
     @property
     def worst_first(self) -> tuple[bool, float, int]:
-        """The place among the worst: one with hardly a label comes after all others."""
+        """The place among the worst, by loss: a few missed pixels of a rare class are not bad."""
         return not self.telling, -self.loss, self.key
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """The ``kept`` best and worst of any number of patches, by loss: a monoid under ``+``.
+    """The ``kept`` best and worst of any number of patches: a monoid under ``+``.
 
     >>> scores = [PatchScore(key, key / 2, 0.5, True, True) for key in range(5)]
     >>> both = Extremes.of(scores[:3], 2) + Extremes.of(scores[3:], 2)
