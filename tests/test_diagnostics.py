@@ -119,7 +119,7 @@ def test_average_precision_lies_between_the_best_and_the_worst_order_in_the_bins
 def test_average_precision_is_that_of_the_mean_order_in_a_bin():
     rng = np.random.default_rng(0)
     positive = np.repeat([True, False], [7, 13])
-    scores = np.broadcast_to(np.float32([0.7, 0.3]), (1, 1, 20, 2))
+    scores = np.broadcast_to(np.array([0.7, 0.3], np.float32), (1, 1, 20, 2))
     found = Diagnostics.of(scores, np.where(positive, 0, 1)[None, None], (0,))
     orders = [ranked_average_precision(rng.permutation(positive)) for _ in range(20_000)]
     assert found.average_precision[0] == pytest.approx(sum(orders) / len(orders), abs=2e-3)

@@ -21,6 +21,7 @@ from satseg_ray.model.store import save_model
 from satseg_ray.patches.store import PatchStore
 from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
 from satseg_ray.train.checkpoint import TrainState
+from satseg_ray.train.diagnose import diagnose
 from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
 from satseg_ray.train.steps import Learner
 from satseg_ray.train.task import Session, TrainTask
@@ -86,6 +87,7 @@ def fit(task: TrainTask, session: Session) -> TrainState:
         _report(state, session)
     if session.worker.rank == 0:
         _export(task, state)
+        diagnose(task, state)
     return state
 
 
