@@ -152,6 +152,18 @@ def test_run_shows_figures_metrics_of_the_best_epoch_and_a_table(toy, run):
     assert "| water | 1.000 | 1.000 |" in found.data.tags["mlflow.note.content"]
 
 
+def test_an_mlflow_that_takes_nothing_costs_the_figures_alone(toy, capsys):
+    class Away:
+        def log_artifact(self, path: Path, folder: str) -> None:
+            raise ConnectionError("no server")
+
+    diagnose(toy, state_of())
+    folder = folder_of(Path(toy.model))
+    away: Any = Away()
+    log_diagnostics(away, folder)
+    assert f"they are in {folder}: no server" in capsys.readouterr().err
+
+
 def test_temperature_is_taken_out_of_probabilities_again():
     logits = np.random.default_rng(0).normal(0, 3, (50, 4))
 

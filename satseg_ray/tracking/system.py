@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distributions
@@ -14,6 +15,8 @@ from typing import Any
 from satseg_ray.tracking.runs import Run
 
 ENVIRONMENT = "environment.txt"
+
+_PATIENCE = 10.0
 
 
 def environment_lock() -> str:
@@ -41,14 +44,16 @@ def system_metrics(run: Run, node: str | None = None, seconds: float = 10) -> It
 
     Those are MLflow's own, and ``process_memory_megabytes`` of this process. The steps go on where
     an earlier process of the run ended; ``node`` stands in the names, for other machines than the
-    first.
+    first. A server that does not answer holds the end of the block up for ten seconds at most.
     """
     monitor = _monitor(run, node, seconds)
     monitor.start()
     try:
         yield
     finally:
-        monitor.finish()
+        ending = threading.Thread(target=monitor.finish, daemon=True)
+        ending.start()
+        ending.join(_PATIENCE)
 
 
 def _monitor(run: Run, node: str | None, seconds: float) -> Any:

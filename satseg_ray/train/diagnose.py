@@ -84,13 +84,20 @@ def log_diagnostics(run: Run, folder: Path) -> None:
     """Log what :func:`diagnose` wrote: all of it as artifacts, the metrics, a table as the note.
 
     A metric is ``best/<name>`` at the step of the best epoch. Without figures the run's tag
-    ``diagnostics`` says so.
+    ``diagnostics`` is ``failed``. An MLflow that does not take them is said, and raises nothing.
     """
+    try:
+        _log(run, folder)
+    except Exception as error:
+        say(f"warning: MLflow does not take the figures, they are in {folder}: {error}")
+
+
+def _log(run: Run, folder: Path) -> None:
     if folder.is_dir():
         run.log_artifact(folder, FOLDER)
     if not (folder / REPORT).is_file():
         run.set_tags({"diagnostics": "failed"})
-        say(f"warning: run {run.run_id} has no diagnostics; {FOLDER}/{FAILED} may say why")
+        say(f"warning: run {run.run_id} has no figures; {folder / FAILED} may say why")
         return
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     metrics = {f"best/{name}": value for name, value in report["metrics"].items()}
