@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.windows
 from PIL import Image
 
 from satseg_ray.classes import IGNORE, ClassDef, ClassTable
@@ -151,3 +153,28 @@ def test_figures_are_drawn_without_the_state_that_all_of_a_process_share():
         text = path.read_text(encoding="utf-8")
         assert "pyplot" not in text
         assert "rcParams" not in text
+
+
+REAL = (
+    "water_12band/images/0.tif",
+    "belgium_fields/input_raster/BEFL-TEST-s2_2023-05-01_2023-07-01_B08-B04-B03_min_byte.tif",
+    "landsat7_landcover/LE70220491999322EDC01_stack.gtif",
+    "naip_timeseries/m_4709963_se_14_1_20090818.tif",
+    "dubai_landcover/tile_1/images/image_part_001.jpg",
+)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", REAL, ids=lambda name: name.partition("/")[0])
+def test_real_imagery_of_any_depth_is_shown_with_contrast(realdata, tmp_path, name):
+    with rasterio.open(realdata / name) as scene:
+        row, col = scene.height // 2 - 64, scene.width // 2 - 64
+        window = rasterio.windows.Window(max(col, 0), max(row, 0), 128, 128)
+        image = scene.read((1, 2, 3), window=window)
+    blank = np.zeros(image.shape[1:], np.uint8)
+    sample = Sample(name, image, np.ones(blank.shape, bool), blank, blank)
+    write_samples(tmp_path / "s.png", [sample], TABLE)
+    with Image.open(tmp_path / "s.png") as picture:
+        panel = np.asarray(picture.convert("RGB"))[72:328, 8:264]
+    assert (panel.std(axis=(0, 1)) > 20).all()
+    assert (np.percentile(panel, 99, axis=(0, 1)) > 200).all()
