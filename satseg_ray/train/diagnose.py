@@ -228,7 +228,10 @@ def note(report: Mapping[str, Any]) -> str:
     columns = ("iou", "precision", "recall", "f1", "average_precision", "ece_by_class")
     titles = ("class", "IoU", "precision", "recall", "F1", "average precision", "ECE")
     rows = [titles, ["---"] * len(titles)]
-    rows += [[name, *(_said(report[c][name]) for c in columns)] for name in report["classes"]]
+    rows += [
+        [name.replace("|", "\\|"), *(_said(report[column][name]) for column in columns)]
+        for name in report["classes"]
+    ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return (
         f"{head} On its {report['patches']} validation patches: mean IoU "

@@ -37,7 +37,7 @@ def write_precision_recall(path: Path, diagnostics: Diagnostics, table: ClassTab
 
     A dot is where the predicted classes are: the best of all. Pale lines have equal F1.
     """
-    figure = new_figure(8.2 if len(table) < _COLUMN else 10.4, 5.6)
+    figure = new_figure(7.8 if len(table) < _COLUMN else 10.4, 5.6)
     axes = figure.subplots()
     _equal_f1(axes)
     confusion = diagnostics.confusion
