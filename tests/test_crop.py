@@ -14,8 +14,10 @@ from satseg_ray.model.training_spec import AugmentSpec
 from satseg_ray.patches.crop import anywhere, centre, centred, cropped
 from satseg_ray.patches.store import PatchBatch, PatchStore
 from satseg_ray.predict.scoring import SplitScorer, SplitTask
-from satseg_ray.train.batches import Augmenter, BandStatistics, BatchSource
+from satseg_ray.train.augment import Augmenter
+from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.plan import EpochPlan, Worker, validation_batches
+from satseg_ray.train.samples import BandStatistics
 from tests.test_train_loop import make_task, write_patches
 
 STORED, SIDE = 56, 48

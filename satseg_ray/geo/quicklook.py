@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def stretched(image: Pixels, valid: npt.NDArray[np.bool_]) -> Picture:
     rgb[~valid] = 1.0
     picture: Picture = (np.clip(rgb, 0, 1) * 255).astype(np.uint8)
     return picture
+
+
+def visible_bands(names: Sequence[str]) -> tuple[int, ...]:
+    """Return which of the named bands make a picture: red, green, blue by name, else the first.
+
+    >>> visible_bands(["blue", "green", "red", "nir"]), visible_bands(["B8", "B4", "B3"])
+    ((2, 1, 0), (0, 1, 2))
+    """
+    known = [name.lower() for name in names]
+    if {"red", "green", "blue"} <= set(known):
+        return known.index("red"), known.index("green"), known.index("blue")
+    return (0, 1, 2) if len(known) >= 3 else (0,)
 
 
 def colored(classes: npt.NDArray[np.uint8], table: ClassTable) -> Picture:

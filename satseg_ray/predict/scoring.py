@@ -14,6 +14,7 @@ from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.geo.blend import best_class
 from satseg_ray.geo.grid import Window
 from satseg_ray.geo.labels import IndexRaster
+from satseg_ray.geo.quicklook import visible_bands
 from satseg_ray.geo.raster import Mask, SceneReader
 from satseg_ray.geo.source import SceneSource
 from satseg_ray.model.figures import Sample
@@ -23,7 +24,6 @@ from satseg_ray.model.segment import SegmentedTile, fill_values, segment_tile
 from satseg_ray.patches.crop import PatchArrays, centred
 from satseg_ray.patches.schema import Indexes
 from satseg_ray.patches.store import PatchStore
-from satseg_ray.predict.tiles import visible_bands
 
 SHOWN = 6
 """The most samples that a person is shown of one evaluation."""
@@ -77,7 +77,7 @@ class SplitScorer:
 
     def _sample(self, position: int, index: int, batch: PatchArrays, predicted: Indexes) -> Sample:
         scene, row, col = self._reader.key(position)
-        image = np.moveaxis(batch.image[index], -1, 0)[list(visible_bands(self._model.spec))]
+        image = np.moveaxis(batch.image[index], -1, 0)[list(visible_bands(self._model.spec.bands))]
         title = f"{scene} row {row} col {col}"
         return Sample(title, image, batch.valid[index], batch.mask[index], predicted)
 
@@ -105,7 +105,7 @@ class SceneScorer:
                 truth, predicted, _ = _compared(labels, tile, block)
                 confusion += Confusion.from_indexes(truth, predicted, len(spec.classes))
             part = _middle(core)
-            image = reader.read(part).pixels[list(visible_bands(spec))]
+            image = reader.read(part).pixels[list(visible_bands(spec.bands))]
             truth, predicted, valid = _compared(labels, tile, part)
         sample = Sample(f"row {part.row} col {part.col}", image, valid, truth, predicted)
         return outcome(self._task.folder, confusion, [sample])

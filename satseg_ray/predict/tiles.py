@@ -15,7 +15,7 @@ import numpy as np
 from satseg_ray.data.rows import Reporter, Work
 from satseg_ray.geo.cog import class_values, write_core
 from satseg_ray.geo.grid import Lattice, Window
-from satseg_ray.geo.quicklook import Decimation, Preview
+from satseg_ray.geo.quicklook import Decimation, Preview, visible_bands
 from satseg_ray.geo.raster import RasterInfo, SceneReader
 from satseg_ray.geo.source import SceneSource
 from satseg_ray.model.protocol import Model
@@ -71,7 +71,7 @@ class TilePredictor:
         core = Window(*row["core"])
         task, spec = self._task, self._task.spec
         step = Decimation(task.preview_step)
-        preview = Preview(core, step, visible_bands(spec))
+        preview = Preview(core, step, visible_bands(spec.bands))
         with SceneReader(task.scene, spec.band_indexes, spec.nodata) as reader:
             tile = segment_tile(reader, core, self._model, spec.stride, preview.see)
         values = class_values(tile.classes, tile.valid, spec.classes)
@@ -93,14 +93,6 @@ class TilePredictor:
 def _patches(scene: RasterInfo, spec: ModelSpec, core: Window) -> int:
     lattice = Lattice.of(scene.height, scene.width, spec.patch_size, spec.stride)
     return lattice.covering(core).count
-
-
-def visible_bands(spec: ModelSpec) -> tuple[int, ...]:
-    """Return which of the read bands make a picture: red, green, blue by name, else the first."""
-    names = [name.lower() for name in spec.bands]
-    if {"red", "green", "blue"} <= set(names):
-        return names.index("red"), names.index("green"), names.index("blue")
-    return (0, 1, 2) if len(names) >= 3 else (0,)
 
 
 def preview_file(folder: Path, core: Window) -> Path:

@@ -22,6 +22,8 @@ from satseg_ray.tracking import Run, Tracking, register_model
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import dataset_use
 from satseg_ray.tracking.registry import check_name
+from satseg_ray.tracking.system import log_environment
+from satseg_ray.train.diagnose import folder_of, log_diagnostics
 from satseg_ray.train.first_weights import find_start
 from satseg_ray.train.follow import followed
 from satseg_ray.train.plan import check_shared
@@ -61,12 +63,14 @@ def _trained(
         with run.recording():
             run.log_params(config.model_dump(mode="json"))
             run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
+            log_environment(run)
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
             task = TrainTask(str(patches), str(model), spec, training_spec(config), first)
             place = RunPlace(name, str(directory / "checkpoints"), run)
             with followed(run, config.epochs):
                 result = train_on_ray(task, resources, place)
+            log_diagnostics(run, folder_of(model))
             registered = _register(config, run, result)
     say(f"model in {result.model}, run {run.run_id}")
     return {

@@ -23,6 +23,7 @@ from satseg_ray.patches.store import PatchStore
 from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.checkpoint import TrainState
+from satseg_ray.train.diagnose import diagnose
 from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
 from satseg_ray.train.samples import BandStatistics
 from satseg_ray.train.sampling import ChosenPatches
@@ -92,6 +93,7 @@ def fit(task: TrainTask, session: Session) -> TrainState:
         _report(state, session)
     if session.worker.rank == 0:
         _export(task, state)
+        diagnose(task, state)
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import ray.train
 from satseg_ray.errors import ConfigError, SatsegError, TrainingFailed
 from satseg_ray.process import WORKER_ENVIRONMENT, quiet_import
 from satseg_ray.tracking import Run
+from satseg_ray.tracking.system import system_metrics
 from satseg_ray.train.plan import Worker
 from satseg_ray.train.task import TrainTask
 
@@ -121,9 +123,10 @@ def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     use_threads(config["threads"])
     from satseg_ray.train.loop import fit
 
-    task = config["task"]
+    task, session = config["task"], RaySession(config["place"])
     try:
-        state = fit(task, RaySession(config["place"]))
+        with session.observed():
+            state = fit(task, session)
     except (TrainingFailed, ConfigError) as error:  # all meet it alike, in another try too
         return {"failed": error}
     return {"best_epoch": state.best_epoch, "history": state.history}
@@ -136,6 +139,14 @@ class RaySession:
         context = ray.train.get_context()
         self.worker = Worker(context.get_world_rank(), context.get_world_size())
         self._place = place
+
+    def observed(self) -> AbstractContextManager[None]:
+        """Record what the machine does in the block, by the first worker on each."""
+        context = ray.train.get_context()
+        if self._place.run is None or context.get_local_rank():
+            return nullcontext()
+        node = f"node-{context.get_node_rank()}" if self.worker.rank else None
+        return system_metrics(self._place.run, node)
 
     def resume(self, into: Path) -> Path | None:
         """Copy the newest checkpoint below ``into``; ``None`` at the start of a run."""
