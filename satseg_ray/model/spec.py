@@ -17,7 +17,8 @@ class ModelSpec:
     ``bands`` names the input channels in order; ``band_indexes`` are their 1-based positions in a
     scene; ``mean`` and ``std`` are per band in raw units; an invalid pixel is fed as the
     mean of its band. ``nodata`` is the value of missing pixels, in place of a scene's own tag;
-    ``None`` means the tag.
+    ``None`` means the tag. Logits are divided by ``temperature`` before they become
+    probabilities, so that these are calibrated.
     """
 
     architecture: str
@@ -33,6 +34,7 @@ class ModelSpec:
     batch_norm_momentum: float = 0.9
     nodata: float | None = None
     lineage: dict[str, str] = field(default_factory=dict)
+    temperature: float = 1.0
 
     def to_json(self) -> str:
         """Return the spec as a JSON text with sorted keys."""

@@ -240,6 +240,7 @@ def _tags(spec: ModelSpec) -> dict[str, str]:
         "bands": ",".join(spec.bands),
         "classes": ",".join(spec.classes.names),
         "patch_size": str(spec.patch_size),
+        "temperature": str(spec.temperature),
     }
     return facts | {key: str(value) for key, value in spec.lineage.items()}
 
