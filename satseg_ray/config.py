@@ -211,18 +211,55 @@ class PredictConfig(BaseModel):
     gpu: bool = Field(False, description="One GPU for each actor.")
 
 
-class EvaluateConfig(LabelOptions):
-    """A registered model on a split, or on a scene with labels -> ``evaluations/<output>``."""
+class ResamplingOptions(BaseModel):
+    """The bootstrap over test blocks; shared by the jobs that compare models."""
 
     model_config = _FROZEN
 
-    model: str = Field(description="Name of the registered model.")
+    block: int | None = Field(
+        None, ge=1, description="Side of a block in pixels; null: what the split held out as one."
+    )
+    resamples: int = Field(2000, ge=100, le=100_000, description="Draws of the bootstrap.")
+    level: float = Field(0.95, gt=0.5, lt=1, description="What an interval covers.")
+    seed: int = Field(0, ge=0, description="Seed of the draws.")
+
+
+class EvaluateConfig(LabelOptions, ResamplingOptions):
+    """Registered models on a split, or on a scene with labels -> ``evaluations/<output>``."""
+
+    model_config = _FROZEN
+
+    model: str | None = Field(None, description="Name of the registered model.")
     version: str = Field("champion", description="Its version number or alias.")
+    models: list[str] = Field(
+        [], description="Instead of model: several, as name, name@alias or name/3."
+    )
     dataset: str | None = Field(None, description="The data set whose split is used.")
     split: Literal["train", "val", "test"] = "test"
     scene: str | None = Field(None, description="Instead of a data set: path of a scene.")
     labels: str | None = Field(None, description="Path of the scene's labels.")
     output: str | None = Field(None, description="Name of the result; null: model and data.")
+    experiment: str = Field("satseg", description="The MLflow experiment.")
+    batch_size: int = Field(4, ge=1, description="Patches in a batch.")
+    threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")
+
+
+class PromoteConfig(ResamplingOptions):
+    """A registered model's champion: another version that is better, or the one before."""
+
+    model_config = _FROZEN
+
+    model: str = Field(description="Name of the registered model.")
+    challenger: str = Field("challenger", description="Version number or alias of what is tried.")
+    dataset: str | None = Field(
+        None, description="The data set whose split is used; null: the challenger's own."
+    )
+    split: Literal["val", "test"] = Field("test", description="The split that both are tried on.")
+    metric: Literal["mean_iou", "mean_f1", "accuracy"] = Field(
+        "mean_iou", description="What must be better."
+    )
+    force: bool = Field(False, description="Promote the challenger even if it is not better.")
+    back: bool = Field(False, description="Make the champion before this one champion again.")
     experiment: str = Field("satseg", description="The MLflow experiment.")
     batch_size: int = Field(4, ge=1, description="Patches in a batch.")
     threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")

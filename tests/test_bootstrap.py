@@ -13,7 +13,6 @@ from satseg_ray.model.bootstrap import (
     differences,
     estimates,
     figures,
-    stacked,
 )
 from satseg_ray.model.metrics import Confusion
 
@@ -137,9 +136,3 @@ def test_many_blocks_are_drawn_as_few_at_a_time(monkeypatch):
     whole = estimates(blocks, NAMES, Resampling(50))
     monkeypatch.setattr("satseg_ray.model.bootstrap._AT_ONCE", 64)
     assert estimates(blocks, NAMES, Resampling(50)) == whole
-
-
-def test_blocks_without_labels_do_not_count():
-    counts = {"b": np.eye(2, dtype=np.int64), "a": np.zeros((2, 2), np.int64)}
-    assert stacked(counts, 2).tolist() == [[[1, 0], [0, 1]]]
-    assert stacked({}, 2).shape == (0, 2, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -132,9 +132,3 @@ def _estimate(value: Ratios, drawn: Ratios, how: Resampling) -> Estimate:
     rest = (1 - how.level) / 2
     low, high = np.quantile(known, [rest, 1 - rest])
     return Estimate(float(value), float(low), float(high))
-
-
-def stacked(blocks: Mapping[str, NDArray[np.int64]], classes: int) -> BlockCounts:
-    """Return the counts of named blocks in the order of their names, without unlabelled ones."""
-    found = [blocks[name] for name in sorted(blocks) if blocks[name].any()]
-    return np.stack(found) if found else np.zeros((0, classes, classes), np.int64)
