@@ -19,6 +19,7 @@ from satseg_ray.config import (
     IngestConfig,
     LabelOptions,
     PredictConfig,
+    PromoteConfig,
     ShapeOptions,
     TileConfig,
     TrainConfig,
@@ -34,6 +35,7 @@ KINDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "promote": PromoteConfig,
 }
 SUBMITTED = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
 
@@ -190,6 +192,7 @@ def test_the_default_file_of_each_job_has_only_keys_of_that_job(job):
         "ingest": ["--dataset=a", "--scenes=a.tif", '--classes=[{"value": 1, "name": "land"}]'],
         "evaluate": ["--model=a", "--dataset=a"],
         "predict": ["--model=a", "--scene=a.tif"],
+        "promote": ["--model=a"],
     }
     kind: type[Any] = KINDS[job]
     load_config(kind, ROOT / "jobs" / f"{job}.yaml", needed.get(job, ["--dataset=a"]))
