@@ -12,8 +12,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -229,11 +232,13 @@ class EvaluateConfig(LabelOptions, ResamplingOptions):
 
     model_config = _FROZEN
 
-    model: str | None = Field(None, description="Name of the registered model.")
-    version: str = Field("champion", description="Its version number or alias.")
     models: list[str] = Field(
         [], description="Instead of model: several, as name, name@alias or name/3."
     )
+    model: str | None = Field(
+        None, validate_default=True, description="Name of the registered model."
+    )
+    version: str = Field("champion", description="Its version number or alias.")
     dataset: str | None = Field(None, description="The data set whose split is used.")
     split: Literal["train", "val", "test"] = "test"
     scene: str | None = Field(None, description="Instead of a data set: path of a scene.")
@@ -242,6 +247,13 @@ class EvaluateConfig(LabelOptions, ResamplingOptions):
     experiment: str = Field("satseg", description="The MLflow experiment.")
     batch_size: int = Field(4, ge=1, description="Patches in a batch.")
     threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")
+
+    @field_validator("model")
+    @classmethod
+    def _some_model(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if model is None and not info.data.get("models"):
+            raise PydanticCustomError("missing", "is not given, and neither is models")
+        return model
 
 
 class PromoteConfig(ResamplingOptions):
