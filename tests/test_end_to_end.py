@@ -109,7 +109,8 @@ def test_the_evaluation_counts_every_labelled_pixel_of_the_split_once(done):
     assert done["evaluate"]["pixels"] == counts["pixels"]["land"] + counts["pixels"]["water"]
     assert done["evaluate"]["held_out"] is True
     assert names(Path(done["evaluate"]["directory"])) == [
-        "confusion.png", "intervals.png", "metrics.json", "reliability.png", "samples.png",
+        "blocks.json", "confusion.png", "intervals.png", "metrics.json", "reliability.png",
+        "samples.png",
     ]  # fmt: skip
 
 

@@ -150,6 +150,16 @@ class Comparison:
             ],
         }
 
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Return the confusion matrix of each block by model, as JSON values.
+
+        For those who compare with something else on the same blocks.
+        """
+        return {
+            m.contender.label: {name: m.blocks[name].tolist() for name in self.blocks}
+            for m in self.measured
+        }
+
     def _counts(self, measured: Measured) -> BlockCounts:
         classes = len(measured.names)
         found = [measured.blocks[name] for name in self.blocks]

@@ -46,7 +46,7 @@ from satseg_ray.tracking.runs import DatasetUse
 from satseg_ray.workspace import Workspace, name_from
 
 METRICS, SAMPLES, CONFUSION = "metrics.json", "samples.png", "confusion.png"
-INTERVALS, RELIABILITY = "intervals.png", "reliability.png"
+INTERVALS, RELIABILITY, BLOCKS = "intervals.png", "reliability.png", "blocks.json"
 _CHUNK = 32
 _OVERALL = ("accuracy", "mean_iou", "mean_f1")
 
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
         _write_figures(folder, comparison, trials)
         report = _report(comparison, trials[0].pieces)
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / BLOCKS).write_text(json.dumps(comparison.counts()) + "\n", encoding="utf-8")
         use = _dataset_use(config, workspace)
     run_id = _record(tracking, config.experiment, report, target, use)
     _tell(report, comparison)
