@@ -132,6 +132,12 @@ def test_a_right_temperature_lowers_the_error():
     assert error(fit_temperature(hot)) < 0.02 < 0.1 < error(1.0)
 
 
+def test_a_probability_that_is_no_number_counts_as_none():
+    found = Reliability.of(np.zeros(2, np.uint8), np.zeros(2, np.uint8), np.array([np.nan, 1]))
+    assert [row["pixels"] for row in found.rows()] == [1, 1]
+    assert found.rows()[0]["confidence"] == 0
+
+
 def test_certain_pixels_and_none_at_all():
     certain = Reliability.of(np.zeros(3, np.uint8), np.zeros(3, np.uint8), np.ones(3))
     assert certain.error == 0

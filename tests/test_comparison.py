@@ -161,7 +161,7 @@ def test_few_blocks_are_remarked_and_one_has_no_interval(measured):
     assert "8 test blocks has a rough interval" in Comparison(measured).remark()
     one = replace(measured[0], blocks={"a": np.eye(2, dtype=np.int64)})
     comparison = Comparison([one])
-    assert "1 test block has no interval" in comparison.remark()
+    assert "1 test block has no interval of 95%: that takes 6" in comparison.remark()
     assert comparison.to_dict()["models"][0]["intervals"]["mean_iou"] == [None, None]
 
 

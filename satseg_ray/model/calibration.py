@@ -125,7 +125,8 @@ class Reliability:
         """
         known = truth != IGNORE
         right = (truth == predicted)[known]
-        share = np.rint(confidence[known].astype(np.float64) * _UNIT).astype(np.int64)
+        sure = np.nan_to_num(confidence[known].astype(np.float64))  # no number: not sure at all
+        share = np.rint(sure * _UNIT).astype(np.int64)
         place = np.clip(share * BINS // _UNIT, 0, BINS - 1)
         pixels = np.bincount(place, minlength=BINS)
         hits = np.bincount(place[right], minlength=BINS)

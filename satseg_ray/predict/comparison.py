@@ -132,8 +132,10 @@ class Comparison:
         count = len(self.blocks)
         if count >= FEW:
             return ""
-        what = "has no interval" if count < 2 else "has a rough interval"
-        return f"a figure of {count} test block{'s' * (count != 1)} {what}"
+        blocks = f"a figure of {count} test block{'s' * (count != 1)}"
+        if count < self.how.least:
+            return f"{blocks} has no interval of {self.how.level:.0%}: that takes {self.how.least}"
+        return f"{blocks} has a rough interval"
 
     def to_dict(self) -> dict[str, Any]:
         """Return models, differences and how they were drawn, as JSON values."""

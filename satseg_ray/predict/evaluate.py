@@ -317,8 +317,10 @@ def _record(
     use: DatasetUse | None,
 ) -> str:
     """Log the evaluation as a run of its own, with its figures; return the run's id."""
-    run = tracking.create_run(experiment, f"evaluate {folder.name}", report["lineage"])
     models, alone = report["models"], len(report["models"]) == 1
+    own = "evaluate_code_revision"  # several models have no lineage in common
+    lineage = report["lineage"] if alone else {own: report["lineage"][own]}
+    run = tracking.create_run(experiment, f"evaluate {folder.name}", lineage)
     with run.recording():
         run.log_params(
             {key: ",".join(model[key] for model in models) for key in ("model", "version")}
