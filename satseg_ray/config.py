@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -307,7 +308,8 @@ def load_config(kind: type[Config], default_yaml: Path, arguments: list[str]) ->
         raise MissingFile(path, "there is no such config file", "Check --config.")
     try:
         _refuse_other_than_keys(path)
-        settings = _settings(kind, path, [_hyphened(flag) for flag in flags])()
+        flags = _spelt_out(kind, [_hyphened(flag) for flag in flags])
+        settings = _settings(kind, path, flags)()
         return kind.model_validate(settings.model_dump(by_alias=True))
     except ValidationError as error:
         first = error.errors()[0]
@@ -339,6 +341,21 @@ def _hyphened(flag: str) -> str:
     """Return a flag with ``-`` for ``_`` in its name: both ways of writing it are accepted."""
     name, equals, value = flag.partition("=")
     return name.replace("_", "-") + equals + value if flag.startswith("--") else flag
+
+
+def _spelt_out(kind: type[BaseModel], flags: Sequence[str]) -> list[str]:
+    """Return the flags with ``true`` after each that stands alone and is yes or no: ``--force``."""
+    switches = {
+        f"--{field.alias or name}".replace("_", "-")
+        for name, field in kind.model_fields.items()
+        if field.annotation is bool
+    }
+    found: list[str] = []
+    for flag, after in zip_longest(flags, flags[1:], fillvalue="--"):
+        found.append(flag)
+        if flag in switches and after.startswith("-"):
+            found.append("true")
+    return found
 
 
 def _settings(kind: type[Config], path: Path, flags: list[str]) -> type[Config]:

@@ -180,6 +180,22 @@ def test_a_missing_config_file_is_named_by_its_path(tmp_path):
         load_config(TileConfig, tmp_path / "absent.yaml", [])
 
 
+@pytest.mark.parametrize(
+    ("flags", "force"),
+    [
+        (["--force"], True),
+        (["--force", "--batch-size", "2"], True),
+        (["--force", "false"], False),
+        (["--force=true"], True),
+        ([], False),
+    ],
+)
+def test_a_flag_that_is_yes_or_no_may_stand_alone(tmp_path, flags, force):
+    path = write_yaml(tmp_path, "model: water\n")
+    assert load_config(PromoteConfig, path, flags).force is force
+    assert load_config(PromoteConfig, path, [*flags, "--experiment", "a"]).force is force
+
+
 def test_configs_are_frozen(tmp_path):
     config = PredictConfig(scene="a.tif", model="m")
     with pytest.raises(ValueError, match="frozen"):
