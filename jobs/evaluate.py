@@ -1,4 +1,4 @@
-"""Measure a registered model on a split, or on a scene with labels."""
+"""Measure registered models on a split, or on a scene with labels, and compare them."""
 
 from satseg_ray.cli import main
 from satseg_ray.config import EvaluateConfig

@@ -24,6 +24,7 @@ from satseg_ray.config import (
     EvaluateConfig,
     IngestConfig,
     PredictConfig,
+    PromoteConfig,
     TileConfig,
     TrainConfig,
 )
@@ -36,6 +37,7 @@ JOBS: dict[str, tuple[type[BaseModel], str]] = {
     "train": (TrainConfig, "satseg_ray.train.job:train"),
     "evaluate": (EvaluateConfig, "satseg_ray.predict.evaluate:evaluate"),
     "predict": (PredictConfig, "satseg_ray.predict.scene:predict"),
+    "promote": (PromoteConfig, "satseg_ray.predict.promotion:promote"),
     "data": (DataConfig, "satseg_ray.data.versions:data"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -13,6 +14,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -236,18 +239,64 @@ class PredictConfig(BaseModel):
     gpu: bool = Field(False, description="One GPU for each actor.")
 
 
-class EvaluateConfig(LabelOptions):
-    """A registered model on a split, or on a scene with labels -> ``evaluations/<output>``."""
+class ResamplingOptions(BaseModel):
+    """The bootstrap over test blocks; shared by the jobs that compare models."""
 
     model_config = _FROZEN
 
-    model: str = Field(description="Name of the registered model.")
+    block: int | None = Field(
+        None, ge=1, description="Side of a block in pixels; null: what the split held out as one."
+    )
+    resamples: int = Field(2000, ge=100, le=100_000, description="Draws of the bootstrap.")
+    level: float = Field(0.95, gt=0.5, lt=1, description="What an interval covers.")
+    seed: int = Field(0, ge=0, description="Seed of the draws.")
+
+
+class EvaluateConfig(LabelOptions, ResamplingOptions):
+    """Registered models on a split, or on a scene with labels -> ``evaluations/<output>``."""
+
+    model_config = _FROZEN
+
+    models: list[str] = Field(
+        [], description="Instead of model: several, as name, name@alias or name/3."
+    )
+    model: str | None = Field(
+        None, validate_default=True, description="Name of the registered model."
+    )
     version: str = Field("champion", description="Its version number or alias.")
     dataset: str | None = Field(None, description="The data set whose split is used.")
     split: Literal["train", "val", "test"] = "test"
     scene: str | None = Field(None, description="Instead of a data set: path of a scene.")
     labels: str | None = Field(None, description="Path of the scene's labels.")
     output: str | None = Field(None, description="Name of the result; null: model and data.")
+    experiment: str = Field("satseg", description="The MLflow experiment.")
+    batch_size: int = Field(4, ge=1, description="Patches in a batch.")
+    threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")
+
+    @field_validator("model")
+    @classmethod
+    def _some_model(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if model is None and not info.data.get("models"):
+            raise PydanticCustomError("missing", "is not given, and neither is models")
+        return model
+
+
+class PromoteConfig(ResamplingOptions):
+    """A registered model's champion: another version that is better, or the one before."""
+
+    model_config = _FROZEN
+
+    model: str = Field(description="Name of the registered model.")
+    challenger: str = Field("challenger", description="Version number or alias of what is tried.")
+    dataset: str | None = Field(
+        None, description="The data set whose split is used; null: the challenger's own."
+    )
+    split: Literal["val", "test"] = Field("test", description="The split that both are tried on.")
+    metric: Literal["mean_iou", "mean_f1", "accuracy"] = Field(
+        "mean_iou", description="What must be better."
+    )
+    force: bool = Field(False, description="Promote the challenger even if it is not better.")
+    back: bool = Field(False, description="Make the champion before this one champion again.")
     experiment: str = Field("satseg", description="The MLflow experiment.")
     batch_size: int = Field(4, ge=1, description="Patches in a batch.")
     threads: int = Field(1, ge=1, description="CPUs of each copy of the model.")
@@ -283,7 +332,8 @@ def load_config(kind: type[Config], default_yaml: Path, arguments: list[str]) ->
         raise MissingFile(path, "there is no such config file", "Check --config.")
     try:
         _refuse_other_than_keys(path)
-        settings = _settings(kind, path, [_hyphened(flag) for flag in flags])()
+        flags = _spelt_out(kind, [_hyphened(flag) for flag in flags])
+        settings = _settings(kind, path, flags)()
         return kind.model_validate(settings.model_dump(by_alias=True))
     except ValidationError as error:
         first = error.errors()[0]
@@ -320,6 +370,21 @@ def _hyphened(flag: str) -> str:
     """Return a flag with ``-`` for ``_`` in its name: both ways of writing it are accepted."""
     name, equals, value = flag.partition("=")
     return name.replace("_", "-") + equals + value if flag.startswith("--") else flag
+
+
+def _spelt_out(kind: type[BaseModel], flags: Sequence[str]) -> list[str]:
+    """Return the flags with ``true`` after each that stands alone and is yes or no: ``--force``."""
+    switches = {
+        f"--{field.alias or name}".replace("_", "-")
+        for name, field in kind.model_fields.items()
+        if field.annotation is bool
+    }
+    found: list[str] = []
+    for flag, after in zip_longest(flags, flags[1:], fillvalue="--"):
+        found.append(flag)
+        if flag in switches and after.startswith("-"):
+            found.append("true")
+    return found
 
 
 def _settings(kind: type[Config], path: Path, flags: list[str]) -> type[Config]:

@@ -187,6 +187,13 @@ class SourceChanged(SatsegError):
     http_status = 409
 
 
+class NotBetter(SatsegError):
+    """A challenger is not better than the champion by the interval of their difference."""
+
+    exit_code = 27
+    http_status = 409
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 

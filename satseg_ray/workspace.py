@@ -91,6 +91,10 @@ class Workspace:
         """Registered models as they were fetched for use, by content."""
         return self.root / "cache" / "models"
 
+    def promotions(self) -> Path:
+        """The locks of promotions."""
+        return self.root / "cache" / "promotions"
+
     def prediction(self, name: str) -> Path:
         """The products of one prediction."""
         return self.root / "predictions" / checked_name(name, "output")

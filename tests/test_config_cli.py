@@ -19,6 +19,7 @@ from satseg_ray.config import (
     IngestConfig,
     LabelOptions,
     PredictConfig,
+    PromoteConfig,
     ShapeOptions,
     TileConfig,
     TrainConfig,
@@ -34,6 +35,7 @@ KINDS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "promote": PromoteConfig,
 }
 SUBMITTED = {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
 
@@ -243,6 +245,22 @@ def test_a_missing_config_file_is_named_by_its_path(tmp_path):
         load_config(TileConfig, tmp_path / "absent.yaml", [])
 
 
+@pytest.mark.parametrize(
+    ("flags", "force"),
+    [
+        (["--force"], True),
+        (["--force", "--batch-size", "2"], True),
+        (["--force", "false"], False),
+        (["--force=true"], True),
+        ([], False),
+    ],
+)
+def test_a_flag_that_is_yes_or_no_may_stand_alone(tmp_path, flags, force):
+    path = write_yaml(tmp_path, "model: water\n")
+    assert load_config(PromoteConfig, path, flags).force is force
+    assert load_config(PromoteConfig, path, [*flags, "--experiment", "a"]).force is force
+
+
 def test_configs_are_frozen(tmp_path):
     config = PredictConfig(scene="a.tif", model="m")
     with pytest.raises(ValueError, match="frozen"):
@@ -255,6 +273,7 @@ def test_the_default_file_of_each_job_has_only_keys_of_that_job(job):
         "ingest": ["--dataset=a", "--scenes=a.tif", '--classes=[{"value": 1, "name": "land"}]'],
         "evaluate": ["--model=a", "--dataset=a"],
         "predict": ["--model=a", "--scene=a.tif"],
+        "promote": ["--model=a"],
     }
     kind: type[Any] = KINDS[job]
     load_config(kind, ROOT / "jobs" / f"{job}.yaml", needed.get(job, ["--dataset=a"]))

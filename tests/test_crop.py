@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satseg_ray.data.rows import Reporter
 from satseg_ray.model.training_spec import AugmentSpec
 from satseg_ray.patches.crop import anywhere, centre, centred, cropped
-from satseg_ray.patches.store import PatchBatch, PatchStore
-from satseg_ray.predict.scoring import SplitScorer, SplitTask
+from satseg_ray.patches.store import PatchBatch
 from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.plan import EpochPlan, Worker, validation_batches
 from satseg_ray.train.samples import BandStatistics
-from tests.test_train_loop import make_task, write_patches
 
 STORED, SIDE = 56, 48
 BANDS = BandStatistics((0.0, 0.0), (1.0, 1.0), (0.0, 0.0))
@@ -98,26 +92,3 @@ def test_workers_crop_as_one_worker_does():
     for whole, *parts in zip(alone, *shares, strict=True):
         assert np.array_equal(whole.image, np.concatenate([p.image for p in parts]))
         assert np.array_equal(whole.mask, np.concatenate([p.mask for p in parts]))
-
-
-class EverywhereWater:
-    """A model of 48 pixels that refuses patches of another size."""
-
-    batch_size = 2
-    spec = make_task(Path(), Path()).spec
-    spec = replace(spec, architecture="pspnet", patch_size=SIDE, stride=SIDE)
-
-    def predict_proba(self, batch: np.ndarray) -> np.ndarray:
-        assert batch.shape[1:] == (SIDE, SIDE, 2)
-        return np.tile(np.float32([0, 1]), (*batch.shape[:3], 1))
-
-
-def test_an_evaluation_scores_the_centre_of_larger_patches(tmp_path):
-    patches = write_patches(tmp_path / "patches", test=3)
-    task = SplitTask(str(patches), "test", str(tmp_path / "samples"))
-    scorer = SplitScorer(task, EverywhereWater, Reporter(str(tmp_path / "notes")))  # type: ignore[arg-type]
-    found = scorer._score({"start": 0, "stop": 3})
-    masks = PatchStore.open(patches).required("test").read(range(3)).mask[:, 8:56, 8:56]
-    counts = [[0, int((masks == 0).sum())], [0, int((masks == 1).sum())]]
-    assert found["counts"] == counts
-    assert sum(map(sum, counts)) + found["unlabelled"] == 3 * SIDE * SIDE

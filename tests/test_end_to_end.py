@@ -109,7 +109,8 @@ def test_the_evaluation_counts_every_labelled_pixel_of_the_split_once(done):
     assert done["evaluate"]["pixels"] == counts["pixels"]["land"] + counts["pixels"]["water"]
     assert done["evaluate"]["held_out"] is True
     assert names(Path(done["evaluate"]["directory"])) == [
-        "confusion.png", "metrics.json", "samples.png",
+        "blocks.json", "confusion.png", "intervals.png", "metrics.json", "reliability.png",
+        "samples.png",
     ]  # fmt: skip
 
 
@@ -135,6 +136,6 @@ def test_patches_tiled_anew_are_not_called_held_out(done, capsys):
     report = evaluate(EvaluateConfig(model="toy", dataset="toy"))
     assert report["held_out"] is False
     assert "tiled anew" in capsys.readouterr().err
-    tile(TileConfig(dataset="toy", patch_size=64, stride=32, split=other))
-    with pytest.raises(BandMismatch, match="toy: has other patch_size than the model: 64, not 32"):
+    tile(TileConfig(dataset="toy", patch_size=16, stride=16, split=other))
+    with pytest.raises(BandMismatch, match="toy: has other patch_size than the model: 16, not 32"):
         evaluate(EvaluateConfig(model="toy", dataset="toy"))

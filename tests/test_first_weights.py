@@ -9,12 +9,11 @@ import pytest
 
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import BandMismatch, ConfigError, MissingFile, ModelVersionNotFound
+from satseg_ray.errors import ConfigError, MissingFile, ModelVersionNotFound
 from satseg_ray.model.pretrained import FirstWeights, InputRange
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
 from satseg_ray.patches.store import PatchManifest
-from satseg_ray.predict.evaluate import check_agree
 from satseg_ray.tracking import Tracking, register_model
 from satseg_ray.train.first_weights import Start, find_start, model_name
 from satseg_ray.train.job import model_spec
@@ -77,15 +76,6 @@ def test_the_spec_says_the_size_that_the_network_takes(architecture, stored_size
 def test_a_stored_size_that_the_network_cannot_take_is_refused():
     with pytest.raises(ConfigError, match="pspnet takes no patch of 40 pixels or less"):
         model_spec(config(architecture="pspnet"), manifest(40))
-
-
-def test_a_model_of_cropped_patches_is_evaluated_on_them_and_on_no_others():
-    spec = model_spec(config(architecture="pspnet"), manifest(256))
-    for size in (240, 256, 287):
-        check_agree(spec, manifest(size))
-    for size in (96, 239, 288, 512):
-        with pytest.raises(BandMismatch, match="other patch_size"):
-            check_agree(spec, manifest(size))
 
 
 def test_by_default_weights_are_random_and_nothing_is_changed(place):

@@ -174,5 +174,5 @@ def test_a_map_and_its_evaluation_against_itself_agree(
     assert report["accuracy"] == 1.0
     assert report["pixels"] == int((pixels != 0).any(axis=0).sum())
     assert {p.name for p in Path(report["directory"]).iterdir()} == {
-        "metrics.json", "samples.png", "confusion.png",
+        "blocks.json", "metrics.json", "samples.png", "confusion.png", "intervals.png",
     }  # fmt: skip

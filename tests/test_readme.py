@@ -31,6 +31,7 @@ JOBS: dict[str, type[BaseModel]] = {
     "train": config.TrainConfig,
     "predict": config.PredictConfig,
     "evaluate": config.EvaluateConfig,
+    "promote": config.PromoteConfig,
 }
 TOP = "satseg_ray|docs|jobs|tests|cluster|benchmarks|requirements"
 REQUIRED = {
@@ -39,6 +40,7 @@ REQUIRED = {
     "train": {"--dataset": "d"},
     "predict": {"--scene": "s.tif", "--model": "m"},
     "evaluate": {"--model": "m"},
+    "promote": {"--model": "m"},
 }
 
 

@@ -21,7 +21,7 @@ from satseg_ray.findings import Finding
 from satseg_ray.lineage import code_revision, value_digest
 from satseg_ray.patches.count import Counting
 from satseg_ray.patches.dataset import DatasetManifest
-from satseg_ray.patches.plan import PatchPlan, missing_classes, plan_patches
+from satseg_ray.patches.plan import PatchPlan, Planned, missing_classes, plan_patches
 from satseg_ray.patches.sample import REASONS
 from satseg_ray.patches.split import SPLITS, PatchKey
 from satseg_ray.patches.stats import SplitStats
@@ -102,7 +102,7 @@ def _tiled(dataset: DatasetManifest, raw: Path, folder: Path, plan: PatchPlan, u
     )
     shutil.rmtree(folder / "notes", ignore_errors=True)
     merge_profiles(folder / PROFILES, folder / PROFILE)
-    manifest = _manifest(dataset, plan, planned.keys, outcomes)
+    manifest = _manifest(dataset, plan, planned, outcomes)
     findings = _findings(planned.findings, manifest)
     for finding in findings[len(planned.findings) :]:
         say(str(finding))
@@ -128,7 +128,7 @@ def _labelled(raw: Path, plan: PatchPlan) -> DatasetManifest:
 
 
 def _manifest(
-    dataset: DatasetManifest, plan: PatchPlan, keys: Sequence[PatchKey], outcomes: Sequence[Work]
+    dataset: DatasetManifest, plan: PatchPlan, planned: Planned, outcomes: Sequence[Work]
 ) -> PatchManifest:
     zero = SplitStats.zero(len(dataset.classes), len(dataset.bands))
     totals = {
@@ -157,12 +157,13 @@ def _manifest(
         dropped={why: sum(int(o["dropped"][why]) for o in outcomes) for why in REASONS},
         lineage={
             "dataset_version": dataset.version,
-            "patches_version": patches_version(dataset, plan, keys),
+            "patches_version": patches_version(dataset, plan, planned.keys),
             "code_revision": code_revision(),
             "split": _split_text(plan),
             "sample": plan.sample.model_dump_json(),
         },
         nodata=dataset.nodata,
+        places=planned.places,
     )
 
 

@@ -82,12 +82,12 @@ class Confusion:
     @property
     def iou(self) -> Ratios:
         """Intersection over union of each class, float64 (classes,)."""
-        return _ratio(self._hits, self._labelled + self._predicted - self._hits)
+        return ious(self.counts)
 
     @property
     def f1(self) -> Ratios:
         """Harmonic mean of precision and recall of each class, float64 (classes,)."""
-        return _ratio(2 * self._hits, self._labelled + self._predicted)
+        return f1s(self.counts)
 
     @property
     def precision(self) -> Ratios:
@@ -102,17 +102,17 @@ class Confusion:
     @property
     def accuracy(self) -> float:
         """Share of labelled pixels that are right, ``nan`` without any."""
-        return float(_ratio(self._hits.sum(), self.counts.sum()))
+        return float(accuracies(self.counts))
 
     @property
     def mean_iou(self) -> float:
         """Mean of :attr:`iou` over the classes present, ``nan`` without any."""
-        return _mean(self.iou)
+        return float(means(self.iou))
 
     @property
     def mean_f1(self) -> float:
         """Mean of :attr:`f1` over the classes present, ``nan`` without any."""
-        return _mean(self.f1)
+        return float(means(self.f1))
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Return matrix and metrics as JSON values; a ratio that is ``nan`` becomes ``None``."""
@@ -144,14 +144,39 @@ class Confusion:
         return np.asarray(self.counts.sum(axis=0))
 
 
+def ious(counts: NDArray[Any]) -> Ratios:
+    """Return the IoU of each class (..., classes) of matrices (..., classes, classes)."""
+    hits, labelled, predicted = _margins(counts)
+    return _ratio(hits, labelled + predicted - hits)
+
+
+def f1s(counts: NDArray[Any]) -> Ratios:
+    """Return the F1 of each class (..., classes) of matrices (..., classes, classes)."""
+    hits, labelled, predicted = _margins(counts)
+    return _ratio(2 * hits, labelled + predicted)
+
+
+def accuracies(counts: NDArray[Any]) -> Ratios:
+    """Return the share of right pixels (...) of matrices (..., classes, classes)."""
+    hits, labelled, _ = _margins(counts)
+    return _ratio(hits.sum(axis=-1), labelled.sum(axis=-1))
+
+
+def means(ratios: Ratios) -> Ratios:
+    """Return the means (...) of ratios (..., classes) over the classes present."""
+    present = ~np.isnan(ratios)
+    return _ratio(np.where(present, ratios, 0).sum(axis=-1), present.sum(axis=-1))
+
+
+def _margins(counts: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return hits, labelled and predicted pixels of each class."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    return hits, counts.sum(axis=-1), counts.sum(axis=-2)
+
+
 def _ratio(part: Any, whole: Any) -> Ratios:
     with np.errstate(invalid="ignore"):
         return np.asarray(np.true_divide(part, whole), np.float64)  # 0 / 0 is nan; x / 0 cannot be
-
-
-def _mean(ratios: Ratios) -> float:
-    present = ratios[~np.isnan(ratios)]
-    return float(present.mean()) if present.size else math.nan
 
 
 def _json(value: float) -> float | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from satseg_ray.geo.blend import RowBlender, Scores, best_class
+from satseg_ray.geo.blend import RowBlender, Scores, best_class, taper
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.geo.raster import Mask, Pixels, SceneReader
 from satseg_ray.geo.strips import Strip, batched, cut_patches, read_strips
@@ -100,3 +100,34 @@ def segment_tile(
     for batch in cut_batches(watched(), lattice, core, spec, model.batch_size):
         canvas.add(model.predict_proba(batch))
     return SegmentedTile(core, canvas.classes(), valid)
+
+
+def score_patches(model: Model, patches: Pixels) -> Scores:
+    """Return probabilities (n, side, side, classes) of square patches (n, side, side, bands).
+
+    Where the model takes smaller patches than these, as many as it takes to cover one are cut
+    from it, at least a quarter over each other, and blended by their taper; a patch of the
+    model's own size is scored as it is.
+
+    Raises:
+        BandMismatch: the patches are smaller than the model's, or have other bands.
+    """
+    side, own = patches.shape[1], model.spec.patch_size
+    if side <= own:
+        return model.predict_proba(patches)
+    starts = _covering(side, own)
+    sums = np.zeros((*patches.shape[:3], len(model.spec.classes)), np.float32)
+    weights = np.zeros((side, side, 1), np.float32)
+    for row in starts:
+        for col in starts:
+            part = (slice(None), slice(row, row + own), slice(col, col + own))
+            sums[part] += model.predict_proba(patches[part]) * taper(own)[..., None]
+            weights[part[1:]] += taper(own)[..., None]
+    sums /= weights
+    return sums
+
+
+def _covering(length: int, patch: int) -> list[int]:
+    """Return the fewest starts, evenly spaced and within ``length``, of patches that cover it."""
+    gaps = -(-(length - patch) * 4 // (3 * patch))
+    return [round(place * (length - patch) / gaps) for place in range(gaps + 1)]

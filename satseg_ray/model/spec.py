@@ -18,7 +18,8 @@ class ModelSpec:
     scene; ``mean`` and ``std`` are per band in raw units; an invalid pixel is fed as the
     mean of its band. ``nodata`` is the value of missing pixels, in place of a scene's own tag;
     ``None`` means the tag. ``input_scale`` and ``input_offset`` bring normalised values into the
-    range that a pretrained encoder was trained in; 1 and 0 leave them as they are.
+    range that a pretrained encoder was trained in; 1 and 0 leave them as they are. Logits are
+    divided by ``temperature`` before they become probabilities, so that these are calibrated.
     """
 
     architecture: str
@@ -36,6 +37,7 @@ class ModelSpec:
     input_scale: float = 1.0
     input_offset: float = 0.0
     lineage: dict[str, str] = field(default_factory=dict)
+    temperature: float = 1.0
 
     def to_json(self) -> str:
         """Return the spec as a JSON text with sorted keys."""

@@ -21,12 +21,13 @@ def save_model(network: Network, spec: ModelSpec, directory: Path) -> None:
 
     ``spec.json`` holds the spec, ``weights.h5`` the weights, and ``saved_model`` the graph from
     raw band values ``pixels`` float32 (N, H, W, bands) to ``probabilities`` float32
-    (N, H, W, classes), weights included, that TensorFlow loads without this package.
+    (N, H, W, classes), weights and temperature included, that TensorFlow loads without this
+    package.
     """
     with fresh_directory(directory) as scratch:
         spec.write(scratch / SPEC)
         network.save_weights(scratch / WEIGHTS)
-        _write_graph(network, scratch / GRAPH)
+        _write_graph(network, spec.temperature, scratch / GRAPH)
 
 
 def load_network(directory: Path) -> Network:
@@ -56,14 +57,15 @@ def model_digest(directory: Path) -> str:
     return value_digest([file_digest(directory / name) for name in (SPEC, WEIGHTS)])
 
 
-def _write_graph(network: Network, path: Path) -> None:
+def _write_graph(network: Network, temperature: float, path: Path) -> None:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
     def scores(pixels: Any) -> Any:
-        return tf.nn.softmax(network(pixels, training=False))
+        logits = network(pixels, training=False)
+        return tf.nn.softmax(logits if temperature == 1 else logits / temperature)
 
     def named(pixels: Any) -> dict[str, Any]:
         return {"probabilities": frozen(pixels)[0]}

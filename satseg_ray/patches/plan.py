@@ -13,6 +13,7 @@ import numpy.typing as npt
 from satseg_ray.findings import Finding
 from satseg_ray.geo.grid import Lattice, Window
 from satseg_ray.patches import ground
+from satseg_ray.patches.blocks import Places, places_of
 from satseg_ray.patches.choose import Block, Rules, choose
 from satseg_ray.patches.ground import known
 from satseg_ray.patches.ground_grid import GroundGrid
@@ -59,10 +60,14 @@ class PatchPlan:
 
 @dataclass(frozen=True)
 class Planned:
-    """The patches of a data set in a stated order, and what a person should know of them."""
+    """The patches of a data set in a stated order, and what a person should know of them.
+
+    ``places`` says of scenes which blocks of the ground they share.
+    """
 
     keys: list[PatchKey]
     findings: list[Finding]
+    places: Places = field(default_factory=dict)
 
 
 def plan_patches(
@@ -89,7 +94,8 @@ def plan_patches(
     rows, lost = _without_shared_ground(scenes, rows, plan, pairs)
     lacking = missing_classes(_held_pixels(scenes, rows, plan), names)
     findings = [*lost, *_empty_splits(rows, plan), *lacking]
-    return Planned(list(_keys(scenes, rows, plan.patch_size)), findings)
+    places = _places(scenes, plan, pairs)
+    return Planned(list(_keys(scenes, rows, plan.patch_size)), findings, places)
 
 
 def _copies_together(scenes: Sequence[SceneSize]) -> list[SceneSize]:
@@ -147,6 +153,16 @@ def _by_scenes(
     chosen = choose(blocks, Rules(plan.split, 0))
     split = {i: cells[0, 0] for own, cells in zip(members, chosen, strict=True) for i in own}
     return [np.full(scene.classes.shape[:2], split[i], np.int8) for i, scene in enumerate(scenes)]
+
+
+def _places(
+    scenes: Sequence[SceneSize], plan: PatchPlan, pairs: Sequence[tuple[int, int]]
+) -> Places:
+    """Return which scenes show the ground of one block: those that are held out together."""
+    divided = plan.split.by == "blocks"
+    same = [(a, b) for a, b in pairs if divided or _is_one_place(scenes[a], scenes[b])]
+    groups = [[scenes[i] for i in own] for own in _together(len(scenes), same)]
+    return places_of(groups, plan.patch_size, divided)
 
 
 def _flat(counts: Counts) -> Counts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from satseg_ray.classes import ClassTable
 from satseg_ray.errors import DAMAGED, ConfigError, DatasetNotFound, EmptySplit, keys_of, told
 from satseg_ray.geo.raster import Mask, Pixels
+from satseg_ray.patches.blocks import Blocks
 from satseg_ray.patches.schema import (
     TENSORS,
     Indexes,
@@ -43,7 +44,8 @@ class PatchManifest:
     """What a patch data set is; ``mean`` and ``std`` are of the training split, in raw units.
 
     ``counts`` holds for each split the number of patches and the pixels of each class;
-    ``dropped`` how many patches were left out for which reason.
+    ``dropped`` how many patches were left out for which reason. ``places`` are those of
+    :func:`satseg_ray.patches.blocks.places_of`; older manifests have none.
     """
 
     dataset: str
@@ -60,11 +62,16 @@ class PatchManifest:
     dropped: Mapping[str, int]
     lineage: Mapping[str, str]
     nodata: float | None = None
+    places: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def schema(self) -> pa.Schema:
         """The Arrow schema of the patch files."""
         return patch_schema(self.patch_size, len(self.bands), self.dtype)
+
+    def blocks(self, side: int | None = None) -> Blocks:
+        """Return the blocks that a bootstrap draws; ``side`` in pixels makes them larger."""
+        return Blocks.of(self.patch_size, self.places, self.lineage, side)
 
     def write(self, directory: Path) -> None:
         """Write the manifest as JSON into ``directory``."""

@@ -1,4 +1,4 @@
-"""Evaluate: a registered model against labels -> confusion matrix, metrics and figures."""
+"""Evaluate: registered models against labels -> figures with intervals, differences, pictures."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from satseg_ray.config import EvaluateConfig
 from satseg_ray.data.burning import burn_scene_labels
 from satseg_ray.data.inputs import given_path, given_scene
@@ -21,12 +19,13 @@ from satseg_ray.errors import BandMismatch, ConfigError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.raster import inspect_scene
 from satseg_ray.lineage import code_revision
-from satseg_ray.model.backbones import accepted_size
+from satseg_ray.model.bootstrap import Resampling
+from satseg_ray.model.comparison_figures import write_forest, write_reliability
 from satseg_ray.model.figures import write_confusion, write_samples
-from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec
 from satseg_ray.patches.store import PatchManifest, PatchStore
+from satseg_ray.predict.comparison import Comparison, Contender, Measured
 from satseg_ray.predict.plan import ScenePlan, TileBudget, check_bands, refuse_other_scene
 from satseg_ray.predict.scoring import (
     SHOWN,
@@ -40,26 +39,26 @@ from satseg_ray.predict.tiles import core_row, load_segmenter
 from satseg_ray.products import fresh_directory
 from satseg_ray.progress import Progress, say
 from satseg_ray.runtime import places, ray_session
-from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
+from satseg_ray.tracking import Tracking, fetch, resolve, resolve_text
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import dataset_use
 from satseg_ray.tracking.runs import DatasetUse
 from satseg_ray.workspace import Workspace, name_from
 
 METRICS, SAMPLES, CONFUSION = "metrics.json", "samples.png", "confusion.png"
+INTERVALS, RELIABILITY, BLOCKS = "intervals.png", "reliability.png", "blocks.json"
 _CHUNK = 32
+_OVERALL = ("accuracy", "mean_iou", "mean_f1")
 
 
 def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
-    """Measure a model; the figures go to ``evaluations/<output>`` and to an MLflow run."""
+    """Measure models on the same pixels; ``evaluations/<output>`` and an MLflow run take it."""
     workspace = Workspace.resolve()
     source = _source(config)
     tracking = Tracking.open(workspace.root)
-    model = resolve(tracking, config.model, config.version)
-    directory = fetch(tracking, model, workspace.models())
-    spec = read_spec(directory)
-    name = config.output or name_from(f"{model.name}-{model.version}-{source}")
-    target = workspace.evaluation(name)
+    contenders = _contenders(config, tracking, workspace)
+    names = "-".join(f"{c.model.name}-{c.model.version}" for c in contenders)
+    target = workspace.evaluation(config.output or name_from(f"{names}-{source}"))
     if config.scene and not config.output:
         refuse_other_scene(target / METRICS, "data", given_path(config.scene, "scene"))
     with (
@@ -67,23 +66,71 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
         fresh_directory(target) as folder,
         ray_session("evaluate"),
     ):
-        pool = Pool(places(config.threads), config.threads)
-        pieces = _pieces(config, workspace, spec, folder / "samples", pool)
-        load = partial(load_segmenter, str(directory), config.batch_size, config.threads)
-        outcomes = _score(pieces, load, pool)
-        confusion = total(outcomes, len(spec.classes))
-        _write_figures(folder, confusion, outcomes, spec)
-        report = _report(model, spec, confusion)
-        report |= {"data": pieces.data, "held_out": pieces.held_out}
-        report["label_findings"] = [finding.to_dict() for finding in pieces.findings]
+        trials = [
+            _tried(config, workspace, contender, folder / f"samples-{number}")
+            for number, contender in enumerate(contenders)
+        ]
+        how = Resampling(config.resamples, config.seed, config.level)
+        comparison = Comparison([trial.measured for trial in trials], how)
+        _write_figures(folder, comparison, trials)
+        report = _report(comparison, trials[0].pieces)
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / BLOCKS).write_text(json.dumps(comparison.counts()) + "\n", encoding="utf-8")
         use = _dataset_use(config, workspace)
         if config.dataset:
             store = DataStore.of(workspace)
             store.keep_settings(config.dataset, "evaluate", kept_settings(config))
     run_id = _record(tracking, config.experiment, report, target, use)
-    say(f"mean IoU {confusion.mean_iou:.4f}, figures in {target}")
+    _tell(report, comparison)
+    say(f"figures in {target}")
     return {"directory": str(target), "run_id": run_id, **report}
+
+
+def _contenders(
+    config: EvaluateConfig, tracking: Tracking, workspace: Workspace
+) -> list[Contender]:
+    """Return the models that a config names, fetched.
+
+    Raises:
+        ConfigError: it names none, or the same version twice.
+        ModelVersionNotFound: there is no such model.
+    """
+    if bool(config.model) == bool(config.models):
+        raise ConfigError(
+            "model", f"is {config.model!r} and models {config.models!r}",
+            "Give one name with model, or several with models.",
+        )  # fmt: skip
+    versions = [resolve_text(tracking, text) for text in config.models]
+    if config.model:
+        versions = [resolve(tracking, config.model, config.version)]
+    for place, version in enumerate(versions):
+        if version in versions[:place]:
+            raise ConfigError("models", f"names {version.uri} twice", "Name each version once.")
+    directories = [fetch(tracking, version, workspace.models()) for version in versions]
+    return [
+        Contender(version, directory, read_spec(directory))
+        for version, directory in zip(versions, directories, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One contender's pieces, what became of them, and their sum."""
+
+    pieces: Pieces
+    outcomes: Sequence[Work]
+    measured: Measured
+
+
+def _tried(
+    config: EvaluateConfig, workspace: Workspace, contender: Contender, folder: Path
+) -> _Trial:
+    """Score one model: one after the other, so that memory is that of one."""
+    pool = Pool(places(config.threads), config.threads)
+    pieces = _pieces(config, workspace, contender.spec, folder, pool)
+    load = partial(load_segmenter, str(contender.directory), config.batch_size, config.threads)
+    outcomes = _score(pieces, load, pool)
+    return _Trial(pieces, outcomes, Measured.of(contender, outcomes, pieces.held_out))
 
 
 @dataclass(frozen=True)
@@ -134,53 +181,40 @@ def _pieces(
     config: EvaluateConfig, workspace: Workspace, spec: ModelSpec, folder: Path, pool: Pool
 ) -> Pieces:
     if config.dataset:
-        return _split_pieces(workspace.patches(config.dataset), config.split, spec, folder)
+        return _split_pieces(config, workspace.patches(config.dataset), spec, folder)
     return scene_pieces(config, spec, folder, pool)
 
 
-def _split_pieces(patches: Path, split: str, spec: ModelSpec, folder: Path) -> Pieces:
-    store = PatchStore.open(patches)
+def _split_pieces(config: EvaluateConfig, patches: Path, spec: ModelSpec, folder: Path) -> Pieces:
+    store, split = PatchStore.open(patches), config.split
     found = store.manifest
-    check_agree(spec, found)
-    count = len(store.required(split))
-    rows = [
-        {"key": f"{start:07d}", "start": start, "stop": min(start + _CHUNK, count)}
-        for start in range(0, count, _CHUNK)
-    ]
-    task = SplitTask(str(patches), split, str(folder), -(-SHOWN // len(rows)))
-    held_out = _held_out(found.lineage, spec.lineage, split)
-    return Pieces(SplitScorer, task, rows, f"{found.version}/{split}", held_out)
-
-
-def check_agree(spec: ModelSpec, found: PatchManifest) -> None:
-    """Refuse patches that are none for a model.
-
-    The model takes the stored patch size, or it is the largest crop of it that the model's
-    architecture takes: of such patches the centre is scored.
-
-    Raises:
-        BandMismatch: other bands, type, classes or patch size.
-    """
-    largest = accepted_size(spec.architecture, max(found.patch_size, spec.patch_size))
-    cropped = found.patch_size > spec.patch_size and largest == spec.patch_size
-    asked = _must_agree(spec, spec.patch_size)
-    given = _must_agree(found, spec.patch_size if cropped else found.patch_size)
+    asked, given = _must_agree(spec), _must_agree(found)
     for what, theirs in given.items():
-        if theirs != asked[what]:
+        smaller = what == "patch_size" and found.patch_size > spec.patch_size  # is cut to fit
+        if theirs != asked[what] and not smaller:
             raise BandMismatch(
                 found.dataset,
                 f"has other {what} than the model: {theirs}, not {asked[what]}",
                 "Evaluate on a data set that is made and tiled as the model's was.",
             )
+    count = len(store.required(split))
+    rows = [
+        {"key": f"{start:07d}", "start": start, "stop": min(start + _CHUNK, count)}
+        for start in range(0, count, _CHUNK)
+    ]
+    blocks = found.blocks(config.block)
+    task = SplitTask(str(patches), split, str(folder), blocks, -(-SHOWN // len(rows)))
+    held_out = _held_out(found.lineage, spec.lineage, split)
+    return Pieces(SplitScorer, task, rows, f"{found.version}/{split}", held_out)
 
 
-def _must_agree(of: ModelSpec | PatchManifest, patch_size: int) -> dict[str, object]:
+def _must_agree(of: ModelSpec | PatchManifest) -> dict[str, object]:
     """Return what patches and a model must have in common."""
     return {
         "bands": list(of.bands),
         "dtype": of.dtype,
         "classes": list(of.classes.names),
-        "patch_size": patch_size,
+        "patch_size": of.patch_size,
     }
 
 
@@ -215,7 +249,7 @@ def scene_pieces(config: EvaluateConfig, spec: ModelSpec, folder: Path, pool: Po
         say(str(finding))
     cores = ScenePlan.of(scene, spec, TileBudget(), pool.workers).cores
     rows = [core_row(core) for core in cores]
-    task = LabelledScene(source, str(labels), str(folder))
+    task = LabelledScene(source, str(labels), str(folder), config.block or spec.patch_size)
     return Pieces(
         SceneScorer, task, rows, given_path(str(config.scene), "scene"), findings=findings
     )
@@ -233,31 +267,55 @@ def _score(pieces: Pieces, load: Any, pool: Pool) -> list[Work]:
     )
 
 
-def total(outcomes: Sequence[Work], classes: int) -> Confusion:
-    """Return the sum of the pieces' confusion counts; integers, so in any order."""
-    parts = (Confusion(np.array(o["counts"], np.int64), o["unlabelled"]) for o in outcomes)
-    return sum(parts, Confusion.zero(classes))
-
-
-def _write_figures(
-    folder: Path, confusion: Confusion, outcomes: Sequence[Work], spec: ModelSpec
-) -> None:
-    """Write the figures; samples are those whose labels have most to show."""
+def _write_figures(folder: Path, comparison: Comparison, trials: Sequence[_Trial]) -> None:
+    """Write the figures; samples are of the first model, those whose labels have most to show."""
+    outcomes, first = trials[0].outcomes, trials[0].measured
+    spec = first.contender.spec
     offered = sorted((-float(v), str(title)) for o in outcomes for v, title in o["samples"])
-    samples = [read_sample(folder / "samples", title) for _, title in offered[:SHOWN]]
+    place = Path(trials[0].pieces.task.folder)
+    samples = [read_sample(place, title) for _, title in offered[:SHOWN]]
     write_samples(folder / SAMPLES, samples, spec.classes)
-    write_confusion(folder / CONFUSION, confusion, spec.classes.names)
-    shutil.rmtree(folder / "samples")
+    write_confusion(folder / CONFUSION, first.confusion, spec.classes.names)
+    labels = [trial.measured.contender.label for trial in trials]
+    found = dict(zip(labels, comparison.estimates, strict=True))
+    write_forest(folder / INTERVALS, found, spec.classes.names, comparison.how.level)
+    tables = {m.contender.label: m.reliability for m in comparison.measured if m.reliability}
+    if tables:
+        write_reliability(folder / RELIABILITY, tables)
+    for trial in trials:
+        shutil.rmtree(trial.pieces.task.folder)
 
 
-def _report(model: ModelVersion, spec: ModelSpec, confusion: Confusion) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "version": model.version,
-        "classes": list(spec.classes.names),
-        **confusion.to_dict(spec.classes.names),
+def _report(comparison: Comparison, pieces: Pieces) -> dict[str, Any]:
+    """Return all models, and in front the first one as if it were alone."""
+    spec = comparison.measured[0].contender.spec
+    body = comparison.to_dict()
+    return dict(body["models"][0]) | {
         "lineage": {**spec.lineage, "evaluate_code_revision": code_revision()},
+        "data": pieces.data,
+        "label_findings": [finding.to_dict() for finding in pieces.findings],
+        **body,
     }
+
+
+def _tell(report: Mapping[str, Any], comparison: Comparison) -> None:
+    """Say to a person what came out."""
+    for model in report["models"]:
+        low, high = model["intervals"]["mean_iou"]
+        between = (
+            "" if low is None else f", {comparison.how.level:.0%} from {low:.4f} to {high:.4f}"
+        )
+        value = "none" if model["mean_iou"] is None else f"{model['mean_iou']:.4f}"
+        say(f"{model['model']}/{model['version']}: mean IoU {value}{between}")
+    for pair in report["comparisons"]:
+        found = pair["differences"]["mean_iou"]
+        if found["low"] is not None:
+            say(
+                f"{pair['model']} - {pair['against']}: mean IoU {found['value']:+.4f}, "
+                f"from {found['low']:+.4f} to {found['high']:+.4f}"
+            )
+    if remark := comparison.remark():
+        say(f"warning: {remark}")
 
 
 def _record(
@@ -268,14 +326,29 @@ def _record(
     use: DatasetUse | None,
 ) -> str:
     """Log the evaluation as a run of its own, with its figures; return the run's id."""
-    run = tracking.create_run(experiment, f"evaluate {folder.name}", report["lineage"])
+    models, alone = report["models"], len(report["models"]) == 1
+    own = "evaluate_code_revision"  # several models have no lineage in common
+    lineage = report["lineage"] if alone else {own: report["lineage"][own]}
+    run = tracking.create_run(experiment, f"evaluate {folder.name}", lineage)
     with run.recording():
-        run.log_params({key: report[key] for key in ("model", "version", "data")})
+        run.log_params(
+            {key: ",".join(model[key] for model in models) for key in ("model", "version")}
+            | {"data": report["data"], "blocks": report["blocks"]}
+        )
         if use:
             run.log_dataset(use, "evaluation")
-        overall = {key: report[key] for key in ("accuracy", "mean_iou", "mean_f1")}
-        by_class = {f"iou_{name}": value for name, value in report["iou"].items()}
-        figures = overall | by_class
-        run.log_metrics({key: value for key, value in figures.items() if value is not None})
+        for model in models:
+            before = "" if alone else f"{model['model']}-{model['version']}/"
+            run.log_metrics({before + key: value for key, value in _metrics(model).items()})
         run.log_artifact(folder)
     return run.run_id
+
+
+def _metrics(model: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of one model that MLflow takes."""
+    found = {key: model[key] for key in (*_OVERALL, "calibration_error")}
+    for key in _OVERALL:
+        found[f"{key}_low"], found[f"{key}_high"] = model["intervals"][key]
+    for metric in ("iou", "f1"):
+        found |= {f"{metric}_{name}": value for name, value in model[metric].items()}
+    return {key: value for key, value in found.items() if value is not None}

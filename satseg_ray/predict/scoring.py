@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from satseg_ray.classes import IGNORE
 from satseg_ray.data.rows import Reporter, Work
@@ -17,13 +18,14 @@ from satseg_ray.geo.labels import IndexRaster
 from satseg_ray.geo.quicklook import visible_bands
 from satseg_ray.geo.raster import Mask, SceneReader
 from satseg_ray.geo.source import SceneSource
+from satseg_ray.model.calibration import Reliability
 from satseg_ray.model.figures import Sample
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.protocol import Model
-from satseg_ray.model.segment import SegmentedTile, fill_values, segment_tile
-from satseg_ray.patches.crop import PatchArrays, centred
+from satseg_ray.model.segment import SegmentedTile, fill_values, score_patches, segment_tile
+from satseg_ray.patches.blocks import Blocks
 from satseg_ray.patches.schema import Indexes
-from satseg_ray.patches.store import PatchStore
+from satseg_ray.patches.store import PatchBatch, PatchStore
 
 SHOWN = 6
 """The most samples that a person is shown of one evaluation."""
@@ -33,21 +35,57 @@ _SAMPLE_SIDE = 512
 
 @dataclass(frozen=True)
 class SplitTask:
-    """Patches of one split; ``folder`` takes ``shown`` samples of each piece."""
+    """Patches of one split; ``folder`` takes ``shown`` samples of each piece.
+
+    Pixels are counted by ``blocks``.
+    """
 
     patches: str
     split: str
     folder: str
+    blocks: Blocks
     shown: int = 1
 
 
 @dataclass(frozen=True)
 class LabelledScene:
-    """A scene with a raster of class indexes; ``folder`` takes a sample of each piece."""
+    """A scene with a raster of class indexes; ``folder`` takes a sample of each piece.
+
+    Pixels are counted by squares of ``block`` pixels.
+    """
 
     scene: SceneSource
     labels: str
     folder: str
+    block: int = 512
+
+
+class Tally:
+    """Confusion counts by block, integers, and what was left out; added up piece by piece."""
+
+    def __init__(self, classes: int) -> None:
+        self.blocks: dict[str, NDArray[np.int64]] = {}
+        self.unlabelled = 0
+        self._classes = classes
+
+    def count(self, block: str, truth: Indexes, predicted: Indexes) -> None:
+        """Count pixels of true and predicted class indexes that lie in a block."""
+        found = Confusion.from_indexes(truth, predicted, self._classes)
+        self.unlabelled += found.unlabelled
+        if found.pixels:
+            self.add(block, found.counts)
+
+    def add(self, block: str, counts: NDArray[np.int64]) -> None:
+        """Add confusion counts (classes, classes) to those of a block."""
+        self.blocks[block] = self.blocks.get(block, 0) + np.asarray(counts, np.int64)
+
+    def count_window(self, window: Window, side: int, truth: Indexes, predicted: Indexes) -> None:
+        """Count the pixels of a scene's window by squares of ``side`` pixels of the scene."""
+        for row in range(window.row // side, -(-window.row_stop // side)):
+            for col in range(window.col // side, -(-window.col_stop // side)):
+                square = Window(row * side, col * side, side, side).intersection(window)
+                place = square.relative_to(window).slices()
+                self.count(f"{row} {col}", truth[place], predicted[place])
 
 
 class SplitScorer:
@@ -64,18 +102,23 @@ class SplitScorer:
 
     def _score(self, row: Work) -> Work:
         spec, size = self._model.spec, self._model.batch_size
-        confusion, samples = Confusion.zero(len(spec.classes)), list[Sample]()
+        tally, reliability = Tally(len(spec.classes)), Reliability.zero()
+        samples = list[Sample]()
         for start in range(row["start"], row["stop"], size):
             positions = range(start, min(start + size, row["stop"]))
-            batch = centred(self._reader.read(positions), spec.patch_size)
+            batch = self._reader.read(positions)
             filled = np.where(batch.valid[..., None], batch.image, fill_values(spec))
-            predicted = best_class(self._model.predict_proba(filled))
-            confusion += Confusion.from_indexes(batch.mask, predicted, len(spec.classes))
+            scores = score_patches(self._model, filled)
+            predicted = best_class(scores)
+            for i, position in enumerate(positions):
+                block = self._task.blocks.name(*self._reader.key(position))
+                tally.count(block, batch.mask[i], predicted[i])
+            reliability += Reliability.of(batch.mask, predicted, scores.max(axis=-1))
             samples += [self._sample(p, i, batch, predicted[i]) for i, p in enumerate(positions)]
             samples = sorted(samples, key=variety, reverse=True)[: self._task.shown]
-        return outcome(self._task.folder, confusion, samples)
+        return outcome(self._task.folder, tally, samples, reliability)
 
-    def _sample(self, position: int, index: int, batch: PatchArrays, predicted: Indexes) -> Sample:
+    def _sample(self, position: int, index: int, batch: PatchBatch, predicted: Indexes) -> Sample:
         scene, row, col = self._reader.key(position)
         image = np.moveaxis(batch.image[index], -1, 0)[list(visible_bands(self._model.spec.bands))]
         title = f"{scene} row {row} col {col}"
@@ -100,15 +143,15 @@ class SceneScorer:
             IndexRaster(self._task.labels) as labels,
         ):
             tile = segment_tile(reader, core, self._model, spec.stride)
-            confusion = Confusion.zero(len(spec.classes))
+            tally = Tally(len(spec.classes))
             for block in core.blocks():
                 truth, predicted, _ = _compared(labels, tile, block)
-                confusion += Confusion.from_indexes(truth, predicted, len(spec.classes))
+                tally.count_window(block, self._task.block, truth, predicted)
             part = _middle(core)
             image = reader.read(part).pixels[list(visible_bands(spec.bands))]
             truth, predicted, valid = _compared(labels, tile, part)
         sample = Sample(f"row {part.row} col {part.col}", image, valid, truth, predicted)
-        return outcome(self._task.folder, confusion, [sample])
+        return outcome(self._task.folder, tally, [sample])
 
 
 def _compared(
@@ -134,13 +177,16 @@ def variety(sample: Sample) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def outcome(folder: str, confusion: Confusion, samples: Sequence[Sample]) -> Work:
-    """Write samples and return the confusion counts and their titles, as JSON values."""
+def outcome(
+    folder: str, tally: Tally, samples: Sequence[Sample], reliability: Reliability | None = None
+) -> Work:
+    """Write samples and return the counts of each block and the samples' titles, as JSON values."""
     for sample in samples:
         write_sample(Path(folder), sample)
     return {
-        "counts": confusion.counts.tolist(),
-        "unlabelled": confusion.unlabelled,
+        "blocks": {name: counts.tolist() for name, counts in tally.blocks.items()},
+        "unlabelled": tally.unlabelled,
+        "reliability": None if reliability is None else reliability.table.tolist(),
         "samples": [[variety(sample), sample.title] for sample in samples],
     }
 

@@ -1,6 +1,6 @@
 """Runs and registered models: ids in, ids out; MLflow behind them, imported when first used."""
 
-from satseg_ray.tracking.registry import ModelVersion, fetch, register_model, resolve
+from satseg_ray.tracking.registry import ModelVersion, fetch, register_model, resolve, resolve_text
 from satseg_ray.tracking.runs import Run, Tracking, tracking_uri
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "fetch",
     "register_model",
     "resolve",
+    "resolve_text",
     "tracking_uri",
 ]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 _ARTIFACT = "model"
 _RESERVED = re.compile(r"latest|v?\d+", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
 _EXAMPLE_SIDE = 64
 _REQUIREMENTS = ("mlflow", "tensorflow", "numpy")
 
@@ -112,6 +113,21 @@ def resolve(tracking: Tracking, name: str, version_or_alias: str = CHAMPION) -> 
             f"is not registered in {tracking.uri}",
             "Register it with jobs/train.py --register, or name another version or alias.",
         ) from error
+
+
+def resolve_text(tracking: Tracking, text: str) -> ModelVersion:
+    """Return the version that ``name``, ``name@alias`` or ``name/3`` stands for.
+
+    As in MLflow a ``models:/`` before it is allowed; a name alone means its champion.
+
+    Raises:
+        ConfigError: the text is none of these.
+        ModelVersionNotFound: there is no such model.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise ConfigError("models", f"{text!r} is no model", "Write name, name@alias or name/3.")
+    return resolve(tracking, found["name"], found["version"] or found["alias"] or CHAMPION)
 
 
 def fetch(tracking: Tracking, version: ModelVersion, cache: Path) -> Path:
@@ -240,6 +256,7 @@ def _tags(spec: ModelSpec) -> dict[str, str]:
         "bands": ",".join(spec.bands),
         "classes": ",".join(spec.classes.names),
         "patch_size": str(spec.patch_size),
+        "temperature": str(spec.temperature),
     }
     return facts | {key: str(value) for key, value in spec.lineage.items()}
 

@@ -22,6 +22,7 @@ from satseg_ray.model.store import save_model
 from satseg_ray.patches.store import PatchStore
 from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.batches import BatchSource
+from satseg_ray.train.calibrate import calibrated
 from satseg_ray.train.checkpoint import TrainState
 from satseg_ray.train.diagnose import diagnose
 from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
@@ -191,4 +192,5 @@ def _export(task: TrainTask, state: TrainState) -> None:
     """Write the best weights as a model, from a network without a strategy."""
     network = build_network(task.spec, task.training.seed)
     network.set_weights(state.best_weights)
-    save_model(network, task.spec, Path(task.model))
+    spec = calibrated(task.spec, network, PatchStore.open(task.patches).split("val"))
+    save_model(network, spec, Path(task.model))
