@@ -45,7 +45,7 @@ in each epoch; validation and evaluation keep the centre. A data set whose patch
 | key of `jobs/train.yaml` | weights |
 |---|---|
 | neither | random, by the seed |
-| `encoder_weights: imagenet` | the encoder's, by the library's download; offline: refused in seconds |
+| `encoder_weights: imagenet` | the encoder's, by download; offline: refused in seconds |
 | `encoder_weights: <file>` | the encoder's, HDF5 as Keras writes a three-band one |
 | `encoder_weights: <directory>` | of the encoder in any model of that backbone |
 | `init_from: models:/<name>@<alias>` | all, of a registered model of the same kind |
