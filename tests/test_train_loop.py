@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.schema import Patch
 from satseg_ray.patches.split import PatchKey
 from satseg_ray.patches.store import PatchManifest, write_part
-from satseg_ray.train.checkpoint import TrainState
+from satseg_ray.train.batches import Ahead, ahead
+from satseg_ray.train.checkpoint import Checkpoints, TrainState
 from satseg_ray.train.plan import Worker
 from satseg_ray.train.task import TrainTask
 
@@ -91,16 +91,16 @@ class Interruption(Exception):
 class SoloSession:
     """One worker, checkpoints in a directory; ``stop_after`` an epoch it is interrupted."""
 
-    checkpoints: Path
+    directory: Path
     stop_after: int | None = None
     worker: Worker = field(default_factory=Worker)
+    ahead: Ahead = ahead
 
-    def resume(self, into: Path) -> Path | None:
-        return self.checkpoints if self.checkpoints.exists() else None
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(str(self.directory))
 
-    def report(self, epoch: int, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        assert checkpoint is not None
-        shutil.copytree(checkpoint, self.checkpoints, dirs_exist_ok=True)
+    def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         if epoch == self.stop_after:
             raise Interruption
 
@@ -159,7 +159,7 @@ def test_loss_that_is_no_number_stops_with_step_and_keeps_the_checkpoint(patches
     from satseg_ray.train.loop import fit
 
     task = make_task(patches, tmp_path / "model", loss={"cross_entropy": math.inf})
-    with pytest.raises(TrainingFailed, match="epoch 1, step 1 is inf"):
+    with pytest.raises(TrainingFailed, match=r"epoch 1, step 1 is inf, on the patches toy \(0, "):
         fit(task, SoloSession(tmp_path / "checkpoints"))
     assert not (tmp_path / "checkpoints").exists()
 

@@ -99,9 +99,7 @@ def _run(config: TrainConfig, spec: ModelSpec, tracking: Tracking, record: Unfin
     run_id = record.run_id()
     found = tracking.reopened(run_id) if run_id else None
     if found:
-        say(
-            f"run {found.run_id} of these settings is not finished and goes on; --fresh starts anew"
-        )
+        say(f"run {found.run_id} of these settings goes on; --fresh true starts anew")
         return found
     run = tracking.create_run(config.experiment, _name(config), spec.lineage)
     record.begin(run.run_id)

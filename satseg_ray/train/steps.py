@@ -65,7 +65,8 @@ class Learner:
             loss = finish_loss(sums, self._loss)
             scaled = self.optimizer.scaled(loss)
         variables = self.network.trainable_variables
-        gradients = tape.gradient(scaled, variables, tf.UnconnectedGradients.ZERO)
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=zero)
         self.optimizer.apply(gradients)
         return loss
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import ray
 import ray.train
 
 from satseg_ray.errors import SatsegError, TrainingFailed, UnwritableProduct
@@ -167,7 +168,5 @@ class RaySession:
 
 
 def title(text: str) -> None:
-    """Name this process as the dashboard and ``ps`` show it; Ray gives back its own at the end."""
-    import setproctitle
-
-    setproctitle.setproctitle(f"ray::{text}")
+    """Name this process as the dashboard and ``ps`` show it, until Ray gives it another task."""
+    ray._raylet.setproctitle(f"ray::{text}")  # type: ignore[attr-defined]
