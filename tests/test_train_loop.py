@@ -48,7 +48,7 @@ def _patch(split: str, number: int) -> Patch:
     return Patch(PatchKey(split, "toy", window), image.astype(np.uint16), labelled, valid)
 
 
-def write_patches(directory: Path, **patches: int) -> Path:
+def write_patches(directory: Path, lineage: dict[str, str] | None = None, **patches: int) -> Path:
     """Write a patch store with so many patches in each split."""
     pixels = {"land": 1000, "water": 1000, "unlabelled": 100}
     manifest = PatchManifest(
@@ -59,10 +59,10 @@ def write_patches(directory: Path, **patches: int) -> Path:
         stride=SIDE,
         counts={split: {"patches": n, "pixels": pixels} for split, n in patches.items()},
         dropped={},
-        lineage={},
+        lineage=lineage or {},
         **BANDS,
     )
-    directory.mkdir()
+    directory.mkdir(parents=True)
     manifest.write(directory)
     for split, count in patches.items():
         rows = [_patch(split, number) for number in range(count)]
@@ -195,6 +195,28 @@ def test_ray_workers_train_as_one_process_does(ray_cluster, patches, trained, tm
     # One thread adds in another order than two; two workers normalise by half a batch each
     tolerance = 0.1 if workers == 1 else 0.3
     assert losses == pytest.approx([f["loss"] for f in trained[1].history], rel=tolerance)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_have_the_loss_curve_of_one(ray_cluster, patches, tmp_path):
+    """Five epochs, SGD, the same global batches, the moments of the whole batch."""
+    from satseg_ray.train.trainer import RunPlace, TrainResources, train
+
+    options = {"epochs": 5, "optimizer": "sgd", "learning_rate": 0.01}
+    curves = {}
+    for workers in (1, 2):
+        task = make_task(
+            patches, tmp_path / f"model-{workers}", **options, batch_norm="synchronised"
+        )
+        place = RunPlace(f"toy-{workers}", str(tmp_path / f"runs-{workers}"))
+        history = train(task, TrainResources(workers=workers, cpus=1), place).history
+        for name in ("loss", "val_loss"):
+            curves[name, workers] = [figures[name] for figures in history]
+    for name in ("loss", "val_loss"):
+        one, two = np.array(curves[name, 1]), np.array(curves[name, 2])
+        print(name, one, two, np.abs(two / one - 1).max())
+        np.testing.assert_allclose(two, one, rtol=1e-3)
 
 
 @pytest.mark.ray
