@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from satseg_ray.tracking import Tracking
+from satseg_ray.tracking import Run, Tracking
 from satseg_ray.tracking.courier import PATIENT, Courier, reconcile
 
 
@@ -31,9 +32,13 @@ class Store:
         return {step for step, metrics in self.taken if metric in metrics}
 
 
+def _courier(store: Store, **options) -> Courier:
+    return Courier(cast(Run, store), **{"pause": 0.01} | options)
+
+
 def test_figures_arrive_late_but_in_order():
     store = Store()
-    courier = Courier(store, pause=0.01)
+    courier = _courier(store)
     store.away = True
     for step in range(1, 6):
         courier.add({"loss": 1.0 / step}, step)
@@ -46,7 +51,7 @@ def test_figures_arrive_late_but_in_order():
 def test_what_does_not_fit_or_never_arrives_is_counted():
     store = Store()
     store.away = True
-    courier = Courier(store, room=3, pause=0.01)
+    courier = _courier(store, room=3)
     for step in range(5):
         courier.add({"loss": 1.0}, step)
     assert courier.close(timeout=0.1) == 5
@@ -57,8 +62,8 @@ def test_epochs_that_were_missed_are_recorded_once():
     store = Store()
     store.log_metrics({"loss": 3.0}, 1)
     history = [{"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0}]
-    assert reconcile(store, history, "loss") == 2
-    assert reconcile(store, history, "loss") == 0
+    assert reconcile(cast(Run, store), history, "loss") == 2
+    assert reconcile(cast(Run, store), history, "loss") == 0
     assert [step for step, _ in store.taken] == [1, 2, 3]
 
 

@@ -54,7 +54,7 @@ def _learner(spec, **options):
 
 
 def _trained(learner, batch, steps: int = 3) -> list[float]:
-    return [float(learner.train_step(batch, 0.05)) for _ in range(steps)]
+    return [float(learner.train_step(batch, 0.002)) for _ in range(steps)]
 
 
 def test_moments_of_the_whole_batch_are_those_of_one_worker(spec, batch):

@@ -36,6 +36,7 @@ class Optimizer:
         self._decay = training.weight_averaging
         self._clip = training.clip_norm
         self._variables = variables
+        self._step = 0
         self._inner = _inner(training)
         if self._decay:
             self._inner.ema_momentum = tf.Variable(self._decay, trainable=False)
@@ -51,8 +52,9 @@ class Optimizer:
         """
         self._inner.learning_rate.assign(learning_rate)
         if self._decay:
-            step = int(self._inner.iterations.numpy())
-            self._inner.ema_momentum.assign(min(self._decay, (1 + step) / (10 + step)))
+            rising = (1 + self._step) / (10 + self._step)
+            self._inner.ema_momentum.assign(min(self._decay, rising))
+        self._step += 1
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Return the loss to differentiate: float16 has no room for small gradients."""
@@ -80,6 +82,12 @@ class Optimizer:
             *self._inner.variables,
             *([scale.current_loss_scale, scale.counter] if scale else []),
         ]
+
+    def restore(self, values: Arrays) -> None:
+        """Set the variables of :attr:`state`, and count steps on from there."""
+        for variable, value in zip(self.state, values, strict=True):
+            variable.assign(value)
+        self._step = int(self._inner.iterations.numpy())
 
     def averaged(self, network: Any, weights: Arrays) -> Arrays:
         """Return a network's ``weights`` with the averages of those that are trained."""

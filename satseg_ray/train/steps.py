@@ -121,5 +121,4 @@ class Learner:
     def restore(self, weights: Arrays, optimizer: Arrays) -> None:
         """Set the weights and the optimiser's variables."""
         self.network.set_weights(weights)
-        for variable, value in zip(self.optimizer.state, optimizer, strict=True):
-            variable.assign(value)
+        self.optimizer.restore(optimizer)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -105,12 +108,26 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
         ),
     )
     try:
-        outcome: Any = trainer.fit().return_value
+        with _own_interrupt():
+            outcome: Any = trainer.fit().return_value
     except ray.train.TrainingFailedError as error:
         raise _cause(error, place) from error
     if failed := outcome.get("failed"):
         raise failed
     return TrainResult(task.model, outcome["best_epoch"], tuple(outcome["history"]))
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C an interrupt: Ray answers it by leaving the process with code 0."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt("SIGINT") from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _cause(error: ray.train.TrainingFailedError, place: RunPlace) -> SatsegError:
