@@ -104,7 +104,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def train_worker(process: subprocess.Popen[str]) -> psutil.Process:
-    return next(p for p in family(process) if "worker 1 of 1" in " ".join(p.cmdline()))
+    return next(p for p in family(process) if "RayTrainWorker" in " ".join(p.cmdline()))
 
 
 @pytest.fixture(scope="module")

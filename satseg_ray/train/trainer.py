@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-import ray
 import ray.train
 
 from satseg_ray.errors import SatsegError, TrainingFailed, UnwritableProduct
@@ -168,7 +167,6 @@ class RaySession:
         self.ahead: Ahead = RayAhead(readers) if readers else ahead
         first = self.worker.rank == 0
         self._courier = Courier(place.run) if first and place.run else None
-        title(f"{place.name} worker {self.worker.rank + 1} of {self.worker.size}")
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Hand the figures to Ray and, on rank 0, to MLflow; a checkpoint holds them already."""
@@ -182,8 +180,3 @@ class RaySession:
     def __exit__(self, *error: object) -> None:
         if self._courier:
             self._courier.close(timeout=5.0 if error[0] else 30.0)
-
-
-def title(text: str) -> None:
-    """Name this process as the dashboard and ``ps`` show it, until Ray gives it another task."""
-    ray._raylet.setproctitle(f"ray::{text}")  # type: ignore[attr-defined]
