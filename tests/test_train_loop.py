@@ -203,7 +203,7 @@ def test_two_workers_have_the_loss_curve_of_one(ray_cluster, patches, tmp_path):
     """Five epochs, SGD, the same global batches, the moments of the whole batch."""
     from satseg_ray.train.trainer import RunPlace, TrainResources, train
 
-    options = {"epochs": 5, "optimizer": "sgd", "learning_rate": 0.01}
+    options = {"epochs": 5, "optimizer": "sgd", "learning_rate": 0.002, "clip_norm": 0.5}
     curves = {}
     for workers in (1, 2):
         task = make_task(
