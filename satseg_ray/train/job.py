@@ -48,8 +48,9 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
 def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapping[str, Any]:
     tracking = Tracking.open(workspace.root)
     # The revision of the code is in the spec's lineage
+    settings = config.model_dump(mode="json", exclude={"fresh"})
     facts = {
-        "config": config.model_dump(mode="json", exclude={"fresh"}),
+        "config": settings,
         "spec": spec.to_json(),
         "tracking": tracking.uri,
     }
@@ -62,7 +63,7 @@ def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapp
             record.end()
         run = _run(config, spec, tracking, record)
         with run.recording():
-            run.log_params(config.model_dump(mode="json"))
+            run.log_params(settings)
             run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
