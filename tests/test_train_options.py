@@ -220,9 +220,18 @@ def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
-def test_a_full_disk_ends_training_with_a_sentence_and_it_goes_on_later(patches, tmp_path):
+def test_a_full_disk_ends_training_with_a_sentence_and_it_goes_on_later(
+    patches, tmp_path, monkeypatch
+):
     from satseg_ray.train.loop import fit
 
+    write = TrainState.write
+
+    def write_much(state: TrainState, directory: Path) -> None:
+        write(state, directory)
+        (directory / "much").write_bytes(bytes(4 << 20))
+
+    monkeypatch.setattr(TrainState, "write", write_much)
     task, session = make_task(patches, tmp_path / "model", epochs=2), SoloSession(tmp_path / "c")
     with files_of_at_most(1 << 20), pytest.raises(UnwritableProduct, match="cannot be written"):
         fit(task, session)
