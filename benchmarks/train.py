@@ -6,15 +6,21 @@ cross-entropy. Both train the same network with the same optimiser. They take tu
 epoch, so that what else the machine does meets both; then the same epochs run in a Ray Train
 worker, between turns of ``fit`` before and after. The first epoch of each, with the tracing, does
 not count, nor do validation and checkpoints between epochs.
+
+``--memory EPOCHS`` instead trains so many whole epochs, with validation and checkpoints, and tells
+the resident memory after each: what is held must not grow with the epochs.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +35,8 @@ from satseg_ray.patches.split import PatchKey
 from satseg_ray.patches.store import PatchManifest, SplitReader, write_part
 from satseg_ray.process import prepare_process
 from satseg_ray.train.augment import Augmenter
-from satseg_ray.train.batches import BatchSource
+from satseg_ray.train.batches import BatchSource, ahead
+from satseg_ray.train.checkpoint import Checkpoints
 from satseg_ray.train.plan import EpochPlan, Worker
 from satseg_ray.train.samples import BandStatistics
 from satseg_ray.train.task import TrainTask
@@ -67,8 +74,10 @@ def write_patches(folder: Path, spec: ModelSpec, patches: int) -> SplitReader:
         )
         for number in range(patches)
     ]
+    for split in ("train", "val"):
+        path = folder / split / "noise.parquet"
+        write_part(path, made if split == "train" else made[:2], manifest.schema)
     path = folder / "train" / "noise.parquet"
-    write_part(path, made, manifest.schema)
     return SplitReader([path])
 
 
@@ -132,6 +141,32 @@ def on_ray(patches: Path, spec: ModelSpec, training: TrainingSpec, threads: int)
     return statistics.mean(epoch["patches_per_second"] for epoch in result.history[1:])
 
 
+class _Memory:
+    """A session of one worker that notes the resident memory after each epoch, in MiB."""
+
+    def __init__(self, directory: Path) -> None:
+        self.worker, self.ahead = Worker(), ahead
+        self.checkpoints = Checkpoints(str(directory))
+        self.resident: list[float] = []
+
+    def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Note the memory of this process."""
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        self.resident.append(round(pages * resource.getpagesize() / 2**20, 1))
+
+
+def memory(scratch: Path, spec: ModelSpec, training: TrainingSpec) -> dict[str, object]:
+    """Return the memory after each epoch, and its growth from the third epoch on per epoch."""
+    from satseg_ray.train.loop import fit
+
+    session = _Memory(scratch / "checkpoints")
+    fit(TrainTask(str(scratch), str(scratch / "model"), spec, training), session)
+    settled = session.resident[2:]
+    slope = np.polyfit(range(len(settled)), settled, 1)[0] if len(settled) > 1 else 0.0
+    return {"resident_mib": session.resident, "growth_mib_per_epoch": round(float(slope), 2)}
+
+
 def main() -> None:
     """Run all three and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -142,6 +177,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12, help="steps of an epoch")
     parser.add_argument("--turns", type=int, default=4, help="epochs of each that count")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory", type=int, default=0, help="instead: whole epochs, and memory")
     arguments = parser.parse_args()
     prepare_process()
     use_threads(arguments.threads)
@@ -157,9 +193,14 @@ def main() -> None:
         mean=(127.5,) * 3,
         std=(74.0,) * 3,
     )
-    training = TrainingSpec(batch_size=arguments.batch, epochs=arguments.turns + 1)
+    epochs = arguments.memory or arguments.turns + 1
+    training = TrainingSpec(batch_size=arguments.batch, epochs=epochs)
     with tempfile.TemporaryDirectory(prefix="satseg-bench-") as scratch:
         reader = write_patches(Path(scratch), spec, arguments.batch * arguments.steps)
+        if arguments.memory:
+            figures = memory(Path(scratch), spec, training)
+            print(json.dumps({"benchmark": "train", **vars(arguments), **figures}), flush=True)
+            return
         runners = (LoopRunner(spec, training, reader), FitRunner(spec, training, reader))
         turns = range(arguments.turns + 1)
         seconds = [[timed(runner, turn) for runner in runners] for turn in turns]

@@ -202,6 +202,15 @@ class TrainConfig(TrainingSpec):
     )
     gpu: bool = Field(False, description="One GPU for each worker.")
     max_failures: int = Field(2, ge=0, description="Restarts from the newest checkpoint.")
+    readers: int = Field(
+        0,
+        ge=0,
+        description="CPUs anywhere in the cluster that read and augment for each worker by Ray "
+        "Data; 0: a thread of the worker does.",
+    )
+    fresh: bool = Field(
+        False, description="A new run, even if one of these settings is not finished."
+    )
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 

@@ -133,6 +133,10 @@ class TrainingFailed(SatsegError):
     exit_code = 18
 
 
+class Diverged(TrainingFailed):
+    """The loss is no number: the same training would end in the same way again."""
+
+
 class TilesFailed(SatsegError):
     """Some tiles of a job could not be processed; the report names each of them."""
 

@@ -34,6 +34,9 @@ class Reader:
         chosen = list(ids)
         return PatchBatch(patches.image[chosen], patches.mask[chosen], patches.valid[chosen])
 
+    def key(self, position: int) -> tuple[str, int, int]:
+        return "scene", position, 0
+
 
 sizes = st.integers(1, 300).flatmap(lambda side: st.tuples(st.integers(side, 400), st.just(side)))
 

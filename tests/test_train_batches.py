@@ -36,6 +36,9 @@ class FakeReader:
     def __len__(self) -> int:
         return len(self.image)
 
+    def key(self, position):
+        return "toy", 0, position
+
     def read(self, ids):
         chosen = list(ids)
         valid = np.ones(self.mask[chosen].shape, np.bool_)

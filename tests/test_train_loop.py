@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.schema import Patch
 from satseg_ray.patches.split import PatchKey
 from satseg_ray.patches.store import PatchManifest, write_part
-from satseg_ray.train.checkpoint import TrainState
+from satseg_ray.train.batches import Ahead, ahead
+from satseg_ray.train.checkpoint import Checkpoints, TrainState
 from satseg_ray.train.plan import Worker
 from satseg_ray.train.task import TrainTask
 
@@ -50,7 +50,7 @@ def _patch(split: str, number: int) -> Patch:
     return Patch(PatchKey(split, "toy", window), image.astype(np.uint16), labelled, valid)
 
 
-def write_patches(directory: Path, **patches: int) -> Path:
+def write_patches(directory: Path, lineage: dict[str, str] | None = None, **patches: int) -> Path:
     """Write a patch store with so many patches in each split."""
     pixels = {"land": 1000, "water": 1000, "unlabelled": 100}
     manifest = PatchManifest(
@@ -61,10 +61,10 @@ def write_patches(directory: Path, **patches: int) -> Path:
         stride=SIDE,
         counts={split: {"patches": n, "pixels": pixels} for split, n in patches.items()},
         dropped={},
-        lineage={},
+        lineage=lineage or {},
         **BANDS,
     )
-    directory.mkdir()
+    directory.mkdir(parents=True)
     manifest.write(directory)
     for split, count in patches.items():
         rows = [_patch(split, number) for number in range(count)]
@@ -93,16 +93,16 @@ class Interruption(Exception):
 class SoloSession:
     """One worker, checkpoints in a directory; ``stop_after`` an epoch it is interrupted."""
 
-    checkpoints: Path
+    directory: Path
     stop_after: int | None = None
     worker: Worker = field(default_factory=Worker)
+    ahead: Ahead = ahead
 
-    def resume(self, into: Path) -> Path | None:
-        return self.checkpoints if self.checkpoints.exists() else None
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(str(self.directory))
 
-    def report(self, epoch: int, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        assert checkpoint is not None
-        shutil.copytree(checkpoint, self.checkpoints, dirs_exist_ok=True)
+    def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         if epoch == self.stop_after:
             raise Interruption
 
@@ -193,7 +193,7 @@ def test_loss_that_is_no_number_stops_with_step_and_keeps_the_checkpoint(patches
     from satseg_ray.train.loop import fit
 
     task = make_task(patches, tmp_path / "model", loss={"cross_entropy": math.inf})
-    with pytest.raises(TrainingFailed, match="epoch 1, step 1 is inf"):
+    with pytest.raises(TrainingFailed, match=r"epoch 1, step 1 is inf, on the patches toy \(0, "):
         fit(task, SoloSession(tmp_path / "checkpoints"))
     assert not (tmp_path / "checkpoints").exists()
 
@@ -229,6 +229,28 @@ def test_ray_workers_train_as_one_process_does(ray_cluster, patches, trained, tm
     # One thread adds in another order than two; two workers normalise by half a batch each
     tolerance = 0.1 if workers == 1 else 0.3
     assert losses == pytest.approx([f["loss"] for f in trained[1].history], rel=tolerance)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_have_the_loss_curve_of_one(ray_cluster, patches, tmp_path):
+    """Five epochs, SGD, the same global batches, the moments of the whole batch."""
+    from satseg_ray.train.trainer import RunPlace, TrainResources, train
+
+    options = {"epochs": 5, "optimizer": "sgd", "learning_rate": 0.002, "clip_norm": 0.5}
+    curves = {}
+    for workers in (1, 2):
+        task = make_task(
+            patches, tmp_path / f"model-{workers}", **options, batch_norm="synchronised"
+        )
+        place = RunPlace(f"toy-{workers}", str(tmp_path / f"runs-{workers}"))
+        history = train(task, TrainResources(workers=workers, cpus=1), place).history
+        for name in ("loss", "val_loss"):
+            curves[name, workers] = [figures[name] for figures in history]
+    for name in ("loss", "val_loss"):
+        one, two = np.array(curves[name, 1]), np.array(curves[name, 2])
+        print(name, one, two, np.abs(two / one - 1).max())
+        np.testing.assert_allclose(two, one, rtol=1e-3)
 
 
 @pytest.mark.ray

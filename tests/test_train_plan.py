@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satseg_ray.errors import ConfigError, EmptySplit
-from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
+from satseg_ray.train.plan import EpochPlan, Worker, validation_batches
+from satseg_ray.train.schedule import RatePlan
 
 counts = st.integers(1, 60)
 sizes = st.integers(1, 9)

@@ -89,6 +89,30 @@ class AugmentSpec(_Section):
     )
 
 
+class PlateauSpec(_Section):
+    """The schedule ``plateau``: the rate falls when a figure of the validation stands still."""
+
+    watch: Literal["score", "val_loss"] = Field(
+        default="score", description="The validation's mean IoU, or its loss."
+    )
+    patience: int = Field(
+        default=5, ge=1, description="Epochs without improvement before the rate falls."
+    )
+    factor: float = Field(default=0.3, gt=0, lt=1, description="The rate is multiplied by it.")
+    min_delta: float = Field(default=0.0, ge=0, description="Less than this is no improvement.")
+
+
+class StoppingSpec(_Section):
+    """When training ends before its last epoch."""
+
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Epochs without a better validation mean IoU; null: all epochs are trained.",
+    )
+    min_delta: float = Field(default=0.0, ge=0, description="Less than this is no improvement.")
+
+
 class TrainingSpec(_Section):
     """How a network is trained: steps, optimiser, loss, augmentation and the seed of it all."""
 
@@ -99,9 +123,20 @@ class TrainingSpec(_Section):
     learning_rate: float = Field(
         default=1e-3, gt=0, description="Highest learning rate of the schedule."
     )
-    schedule: Literal["constant", "cosine"] = Field(
-        default="cosine", description="After the warm-up: 'constant', or 'cosine' down to zero."
+    rate_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="The batch_size that learning_rate is meant for: another one scales it "
+        "linearly; null: learning_rate is used as it is.",
     )
+    schedule: Literal["constant", "cosine", "plateau"] = Field(
+        default="cosine",
+        description="After the warm-up: 'constant', 'cosine' down to zero, or 'plateau'.",
+    )
+    plateau: PlateauSpec = Field(
+        default_factory=PlateauSpec, description="When the schedule 'plateau' lowers the rate."
+    )
+    stopping: StoppingSpec = Field(default_factory=StoppingSpec, description="Early stopping.")
     warmup: float = Field(
         default=0.05,
         ge=0,
@@ -109,6 +144,27 @@ class TrainingSpec(_Section):
         description="Share of all steps in which the rate rises from zero.",
     )
     optimizer: Literal["adam", "sgd"] = Field(default="adam", description="'sgd' has momentum 0.9.")
+    clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        description="Longest gradient of a step, all variables and workers together; null: any.",
+    )
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        default="float32",
+        description="What layers compute in; weights, softmax and loss are float32 always.",
+    )
+    weight_averaging: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of the moving average of the weights, for example 0.99, that is then "
+        "evaluated and exported; null: none.",
+    )
+    batch_norm: Literal["local", "synchronised", "frozen"] = Field(
+        default="local",
+        description="Batch normalisation by each worker's share of a batch, by the whole batch, "
+        "or by the statistics that the weights came with.",
+    )
     loss: LossSpec = Field(default_factory=LossSpec, description="The loss.")
     augment: AugmentSpec = Field(default_factory=AugmentSpec, description="The augmentation.")
     train_share: float = Field(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from satseg_ray.errors import ConfigError
+from satseg_ray.progress import say
 from satseg_ray.workspace import name_from
 
 if TYPE_CHECKING:
@@ -85,6 +86,22 @@ class Tracking:
         started.set_tags(tags or {})
         return started
 
+    def reopened(self, run_id: str) -> Run | None:
+        """Return a run that goes on, ``None`` where there is none of that id, or it was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        try:
+            found = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        if found.info.lifecycle_stage != "active":
+            return None
+        client.update_run(run_id, status="RUNNING")
+        return Run(self, run_id)
+
     def _experiment_id(self, client: MlflowClient, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
@@ -128,19 +145,23 @@ class Run:
         for start in range(0, len(rows), _PER_CALL):
             self._client().log_batch(self.run_id, params=rows[start : start + _PER_CALL])
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Record figures of a step; what MLflow allows in no name becomes ``_``."""
+    def log_metrics(
+        self, metrics: Mapping[str, float], step: int = 0, when: float | None = None
+    ) -> None:
+        """Record figures of a step; what MLflow allows in no name becomes ``_``.
+
+        ``when`` they were taken is in seconds since 1970; ``None`` is now.
+        """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = int((time.time() if when is None else when) * 1000)
         rows = [Metric(_metric_name(k), float(v), now, step) for k, v in metrics.items()]
         self._client().log_batch(self.run_id, metrics=rows)
 
-    def latest(self, metric: str) -> tuple[int, dict[str, float]]:
-        """Return the last step of ``metric``, 0 before its first, and the newest figures of all."""
+    def steps(self, metric: str) -> set[int]:
+        """Return the steps that ``metric`` is recorded of."""
         history = self._client().get_metric_history(self.run_id, metric)
-        figures = dict(self._client().get_run(self.run_id).data.metrics)
-        return max((point.step for point in history), default=0), figures
+        return {point.step for point in history}
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, such as the lineage."""
@@ -176,13 +197,21 @@ class Run:
         try:
             yield
         except KeyboardInterrupt:
-            self.finish("KILLED")
+            self._end("KILLED")
             raise
         except BaseException as error:
-            self.set_tags({"error": str(error)[:1000]})
-            self.finish("FAILED")
+            self._end("FAILED", error)
             raise
         self.finish()
+
+    def _end(self, status: Literal["FAILED", "KILLED"], error: BaseException | None = None) -> None:
+        """End a run that failed; where MLflow is away as well, what happened first matters more."""
+        try:
+            if error:
+                self.set_tags({"error": str(error)[:1000]})
+            self.finish(status)
+        except Exception as away:
+            say(f"MLflow could not be told that run {self.run_id} is {status}: {away}")
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         """End the run."""

@@ -45,6 +45,9 @@ class PatchReader(Protocol):
     def read(self, ids: Sequence[int]) -> Patches:
         """Return the patches of these ids, in this order."""
 
+    def key(self, position: int) -> tuple[str, int, int]:
+        """Return scene, row and column of a patch."""
+
 
 def to_samples(patches: Patches, bands: BandStatistics) -> Samples:
     """Return patches as float32 samples, invalid pixels filled and unlabelled."""
@@ -79,6 +82,15 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item], depth: int = 2) -
         pool.shutdown(cancel_futures=True)
 
 
+class Ahead(Protocol):
+    """Makes results ahead of their use, as :func:`ahead` does: in order, a bounded number."""
+
+    def __call__(
+        self, make: Callable[[Batch], Samples], items: Iterable[Batch]
+    ) -> Iterator[Samples]:
+        """Yield ``make(item)`` of each item in order."""
+
+
 @dataclass(frozen=True)
 class BatchSource:
     """The patches of one split as batches for a network that takes ``side`` pixels.
@@ -92,7 +104,7 @@ class BatchSource:
     side: int | None = None
 
     def training(
-        self, plan: Sequence[Batch], augmenter: Augmenter, epoch: int
+        self, plan: Sequence[Batch], augmenter: Augmenter, epoch: int, ahead: Ahead = ahead
     ) -> Iterator[Samples]:
         """Yield the augmented samples of each planned batch of an epoch."""
 

@@ -1,4 +1,4 @@
-"""The epochs of a run as a person follows them: read from MLflow, printed by the driver."""
+"""The epochs of a run as a person follows them: read from its checkpoints by the driver."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from satseg_ray.progress import clock, say
-from satseg_ray.tracking import Run
+from satseg_ray.train.checkpoint import Checkpoints
+from satseg_ray.train.schedule import SCORE
 
 _SECONDS = 2.0
 
 
 @contextmanager
-def followed(run: Run, epochs: int) -> Iterator[None]:
-    """Print a line for each epoch that the workers record while the block runs."""
+def followed(checkpoints: Checkpoints, epochs: int) -> Iterator[None]:
+    """Print a line for each epoch that the workers finish while the block runs."""
+    said = len(checkpoints.history())
+    if said:
+        say(f"going on after epoch {said} of {epochs}")
     done = threading.Event()
-    thread = threading.Thread(target=_follow, args=(run, epochs, done), daemon=True)
+    thread = threading.Thread(target=_follow, args=(checkpoints, epochs, said, done), daemon=True)
     thread.start()
     try:
         yield
@@ -25,14 +29,16 @@ def followed(run: Run, epochs: int) -> Iterator[None]:
         thread.join()
 
 
-def _follow(run: Run, epochs: int, done: threading.Event) -> None:
-    said = 0
+def _follow(checkpoints: Checkpoints, epochs: int, said: int, done: threading.Event) -> None:
     while True:
         last = done.wait(_SECONDS)
-        epoch, figures = run.latest("loss")
-        if epoch > said:
-            said = epoch
-            say(progress_line(epoch, epochs, figures))
+        try:
+            history = checkpoints.history()
+        except OSError:  # removed meanwhile, for a newer one
+            history = []
+        for epoch in range(said + 1, len(history) + 1):
+            say(progress_line(epoch, epochs, history[epoch - 1]))
+        said = max(said, len(history))
         if last:
             return
 
@@ -43,7 +49,7 @@ def progress_line(epoch: int, epochs: int, figures: Mapping[str, float]) -> str:
     >>> progress_line(3, 5, {"loss": 0.5, "patches_per_second": 8.0, "epoch_seconds": 30.0})
     'epoch 3/5  loss 0.5000  8.0 patches/s  1:00 left'
     """
-    score = [f"val mIoU {figures['val_mean_iou']:.3f}"] if "val_mean_iou" in figures else []
+    score = [f"val mIoU {figures[SCORE]:.3f}"] if SCORE in figures else []
     parts = [
         f"epoch {epoch}/{epochs}",
         f"loss {figures['loss']:.4f}",

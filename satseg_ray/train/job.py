@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.config import TrainConfig
+from satseg_ray.errors import Diverged
 from satseg_ray.geo import Axis
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.backbones import accepted_size
@@ -19,6 +20,7 @@ from satseg_ray.patches.store import PatchManifest, PatchStore
 from satseg_ray.progress import say
 from satseg_ray.runtime import check_fits, cpus_for_each, ray_session
 from satseg_ray.tracking import Run, Tracking, register_model
+from satseg_ray.tracking.courier import reconcile
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import dataset_use
 from satseg_ray.tracking.registry import check_name
@@ -27,6 +29,7 @@ from satseg_ray.train.diagnose import folder_of, log_diagnostics
 from satseg_ray.train.first_weights import find_start
 from satseg_ray.train.follow import followed
 from satseg_ray.train.plan import check_shared
+from satseg_ray.train.resume import Unfinished, unfinished
 from satseg_ray.train.task import TrainTask
 from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
 from satseg_ray.train.trainer import train as train_on_ray
@@ -56,29 +59,48 @@ def _trained(
     config: TrainConfig, spec: ModelSpec, first: FirstWeights, workspace: Workspace
 ) -> Mapping[str, Any]:
     tracking = Tracking.open(workspace.root)
-    name = f"{config.dataset}-{config.architecture}-{config.backbone}"
-    with ray_session("train", dashboard=True):  # ended last: a stopped job has only seconds
+    # The revision of the code is in the spec's lineage
+    settings = config.model_dump(mode="json", exclude={"fresh"})
+    facts = {
+        "config": settings,
+        "spec": spec.to_json(),
+        "tracking": tracking.uri,
+    }
+    with (
+        unfinished(workspace, facts) as record,
+        ray_session("train", dashboard=True),  # ended last: a stopped job has only seconds
+    ):
         resources = _resources(config)
-        run = tracking.create_run(config.experiment, name, spec.lineage)
+        if config.fresh:
+            record.end()
+        run = _run(config, spec, tracking, record)
         with run.recording():
-            run.log_params(config.model_dump(mode="json"))
+            run.log_params(settings)
             run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
             log_environment(run)
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
             task = TrainTask(str(patches), str(model), spec, training_spec(config), first)
-            place = RunPlace(name, str(directory / "checkpoints"), run)
-            with followed(run, config.epochs):
-                result = train_on_ray(task, resources, place)
+            place = RunPlace(_name(config), str(directory / "checkpoints"), run)
+            try:
+                with followed(place.checkpoints, config.epochs):
+                    result = train_on_ray(task, resources, place)
+            except Diverged:
+                record.end()  # it would end in the same way again
+                raise
+            lost = _complete(run, result)
             log_diagnostics(run, folder_of(model))
             registered = _register(config, run, result)
+        record.end()
     say(f"model in {result.model}, run {run.run_id}")
     return {
         "run_id": run.run_id,
         "model": result.model,
         "registered": registered,
         "best_epoch": result.best_epoch,
+        "epochs": len(result.history),
         "metrics": dict(result.best),
+        "metrics_lost": lost,
         "dataset_version": spec.lineage["dataset_version"],
     }
 
@@ -87,6 +109,33 @@ def kept_settings(config: TrainConfig) -> dict[str, Any]:
     """Return what the data set's pipeline keeps of a training; it needs a name to register by."""
     settings = config.model_dump(mode="json", by_alias=True)
     return {key: value for key, value in settings.items() if key != "register" or value}
+
+
+def _name(config: TrainConfig) -> str:
+    return f"{config.dataset}-{config.architecture}-{config.backbone}"
+
+
+def _run(config: TrainConfig, spec: ModelSpec, tracking: Tracking, record: Unfinished) -> Run:
+    """Return the unfinished run of this training, or a new one."""
+    run_id = record.run_id()
+    found = tracking.reopened(run_id) if run_id else None
+    if found:
+        say(f"run {found.run_id} of these settings goes on; --fresh true starts anew")
+        return found
+    run = tracking.create_run(config.experiment, _name(config), spec.lineage)
+    record.begin(run.run_id)
+    return run
+
+
+def _complete(run: Run, result: TrainResult) -> int:
+    """Record the epochs that MLflow has missed; return how many it will never have."""
+    try:
+        if late := reconcile(run, result.history, "loss"):
+            say(f"recorded the figures of {late} epochs that MLflow had missed")
+        return 0
+    except Exception as away:  # the model is there, and matters more
+        say(f"MLflow does not answer, the figures of some epochs are lost to it: {away}")
+        return len(result.history)
 
 
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
@@ -132,7 +181,9 @@ def _resources(config: TrainConfig) -> TrainResources:
     """
     cpus = config.threads or cpus_for_each(config.workers, int(config.gpu))
     check_fits(config.workers, cpus, int(config.gpu))
-    return TrainResources(config.workers, cpus, config.gpu, max_failures=config.max_failures)
+    return TrainResources(
+        config.workers, cpus, config.gpu, max_failures=config.max_failures, readers=config.readers
+    )
 
 
 def _register(config: TrainConfig, run: Run, result: TrainResult) -> dict[str, str] | None:

@@ -6,14 +6,14 @@ Importing this module imports TensorFlow; only train workers do.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from satseg_ray.errors import TrainingFailed
+from satseg_ray.errors import Diverged, UnwritableProduct
 from satseg_ray.model.class_weights import chosen_weights
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.network import build_network
@@ -23,15 +23,19 @@ from satseg_ray.patches.store import PatchStore
 from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.calibrate import calibrated
-from satseg_ray.train.checkpoint import TrainState
+from satseg_ray.train.checkpoint import Arrays, TrainState
 from satseg_ray.train.diagnose import diagnose
-from satseg_ray.train.plan import EpochPlan, RatePlan, Worker, validation_batches
+from satseg_ray.train.plan import EpochPlan, Worker, validation_batches
 from satseg_ray.train.samples import BandStatistics
 from satseg_ray.train.sampling import ChosenPatches
+from satseg_ray.train.schedule import SCORE, RatePlan, is_stopped, plateau_factor
 from satseg_ray.train.steps import Learner
 from satseg_ray.train.task import Session, TrainTask
 
-SCORE = "val_mean_iou"
+_LAG = 16
+"""Steps after which a loss is looked at: a processor that works ahead is not waited for."""
+_NAMED = 32
+"""Patches of a batch that an error names."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,7 @@ class _Course:
             task,
             worker,
             plan,
-            RatePlan(
-                spec.learning_rate,
-                spec.epochs * plan.steps,
-                spec.warmup,
-                spec.schedule == "cosine",
-            ),
+            RatePlan.of(spec, spec.epochs * plan.steps),
             BatchSource(patches, bands, task.spec.patch_size),
             BatchSource(store.split("val"), bands, task.spec.patch_size),
             Augmenter(spec.augment, bands, spec.seed),
@@ -71,31 +70,63 @@ class _Course:
 
 
 def fit(task: TrainTask, session: Session) -> TrainState:
-    """Train on this worker together with the others; rank 0 writes the best model at the end.
+    """Train on this worker together with the others; rank 0 writes the models at the end.
 
-    Starts from the session's checkpoint if it has one. Returns the final state.
+    Starts from the session's newest state. Returns the final one.
 
     Raises:
         EmptySplit: the data set has no training patch.
         ConfigError: fewer patches in a batch than workers.
-        TrainingFailed: the loss is no number.
+        Diverged: the loss is no number; the best model so far has been written.
+        UnwritableProduct: a checkpoint cannot be written; those before it are there.
     """
     store = PatchStore.open(Path(task.patches))
     course = _Course.of(task, store, session.worker)
     learner = Learner(task.spec, task.training, session.worker.size, course.class_weights)
-    state = _resume(learner, session, task)
-    for epoch in range(state.epoch, task.training.epochs):
-        start = time.monotonic()
-        figures = _train_epoch(course, learner, epoch)
-        weights = learner.agree()
-        figures |= _validate(course, learner)
-        figures["epoch_seconds"] = time.monotonic() - start
-        state.advance(weights, learner.optimizer_state(), figures, SCORE)
-        _report(state, session)
+    state = session.checkpoints.read()
+    if state.epoch:
+        learner.restore(state.weights, state.optimizer)
+    else:
+        set_first_weights(learner.network, task.spec, task.first)
+    while not is_stopped(task.training, state.history):
+        try:
+            _epoch(course, learner, state, session)
+        except Diverged as failure:
+            raise _with_model(failure, task, state, session) from failure
+    last = learner.averaged(learner.agree())
     if session.worker.rank == 0:
-        _export(task, state)
+        _export(task, state.best_weights, task.model)
+        if state.best_epoch != state.epoch:
+            _export(task, last, task.last_model)
         diagnose(task, state)
     return state
+
+
+def _epoch(course: _Course, learner: Learner, state: TrainState, session: Session) -> None:
+    """Train, validate, save and report one epoch."""
+    start = time.monotonic()
+    figures = _train_epoch(course, learner, state, session)
+    weights = learner.agree()
+    _check_finite(weights, state.epoch + 1)
+    shown = learner.averaged(weights)
+    with learner.showing(shown, weights):
+        figures |= _validate(course, learner)
+    figures["epoch_seconds"] = time.monotonic() - start
+    state.advance(weights, learner.optimizer_state(), figures, SCORE, shown)
+    _save(state, learner, session)
+    session.report(state.epoch, {**figures, "best_epoch": state.best_epoch})
+
+
+def _with_model(
+    failure: Diverged, task: TrainTask, state: TrainState, session: Session
+) -> Diverged:
+    """Write the best model so far, and return the failure with the place of it."""
+    if not state.epoch:
+        return failure
+    if session.worker.rank == 0:
+        _export(task, state.best_weights, task.model)
+    kept = f"The model of epoch {state.best_epoch}, the best one before, is in {task.model}."
+    return Diverged(failure.subject, failure.problem, f"{failure.remedy} {kept}")
 
 
 def _class_weights(
@@ -110,46 +141,61 @@ def _class_weights(
     return chosen_weights(loss, names, counts)
 
 
-def _resume(learner: Learner, session: Session, task: TrainTask) -> TrainState:
-    """Return the state of the newest checkpoint; without one, the weights are the first ones."""
-    with tempfile.TemporaryDirectory(prefix="satseg-resume-") as scratch:
-        checkpoint = session.resume(Path(scratch))
-        if checkpoint is None:
-            set_first_weights(learner.network, task.spec, task.first)
-            return TrainState()
-        state = TrainState.read(checkpoint)
-    learner.restore(state.weights, state.optimizer)
-    return state
-
-
-def _train_epoch(course: _Course, learner: Learner, epoch: int) -> dict[str, float]:
+def _train_epoch(
+    course: _Course, learner: Learner, state: TrainState, session: Session
+) -> dict[str, float]:
     """Train for one epoch and return its figures.
 
     Raises:
-        TrainingFailed: a loss is no number.
+        Diverged: a loss is no number.
     """
-    start = time.monotonic()
+    start, epoch = time.monotonic(), state.epoch
     batches = course.plan.batches(epoch, course.worker)
-    samples = course.training.training(batches, course.augmenter, epoch)
-    first = epoch * course.plan.steps
-    losses = [
-        learner.train_step(sample, course.rates.rate(first + step))
-        for step, sample in enumerate(samples)
-    ]
-    values = np.array([float(loss) for loss in losses])  # one wait an epoch, not one a step
+    samples = course.training.training(batches, course.augmenter, epoch, session.ahead)
+    first, factor = epoch * course.plan.steps, plateau_factor(course.task.training, state.history)
+    losses: list[Any] = []
+    for step, sample in enumerate(samples):
+        losses.append(learner.train_step(sample, factor * course.rates.rate(first + step)))
+        if step >= _LAG:
+            losses[step - _LAG] = _finite(course, epoch, step - _LAG, losses[step - _LAG])
+    for step in range(max(0, len(losses) - _LAG), len(losses)):
+        losses[step] = _finite(course, epoch, step, losses[step])
     seconds = time.monotonic() - start
-    if not np.isfinite(values).all():
-        step = int(np.argmin(np.isfinite(values)))
-        raise TrainingFailed(
-            "training",
-            f"the loss of epoch {epoch + 1}, step {step + 1} is {values[step]}",
-            "Lower learning_rate, or look for infinite values in the data.",
-        )
     return {
-        "loss": float(values.mean()),
-        "learning_rate": course.rates.rate(first + course.plan.steps - 1),
+        "loss": float(np.mean(losses)),
+        "learning_rate": factor * course.rates.rate(first + course.plan.steps - 1),
         "patches_per_second": course.plan.steps * course.plan.batch_size / seconds,
     }
+
+
+def _finite(course: _Course, epoch: int, step: int, loss: Any) -> float:
+    """Return a step's loss as a number, the same on all workers.
+
+    Raises:
+        Diverged: it is none, with the patches of its batch over all workers.
+    """
+    value = float(loss)
+    if math.isfinite(value):
+        return value
+    ids = course.plan.order(epoch)[step]
+    keys = [course.training.reader.key(int(patch)) for patch in ids[:_NAMED]]
+    names = ", ".join(f"{scene} ({row}, {column})" for scene, row, column in keys)
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    raise Diverged(
+        "training",
+        f"the loss of epoch {epoch + 1}, step {step + 1} is {value}, on the patches {names}{more}"
+        " (scene, row, column)",
+        "Lower learning_rate, or look for infinite values in the data.",
+    )
+
+
+def _check_finite(weights: Arrays, epoch: int) -> None:
+    if not all(np.isfinite(array).all() for array in weights):
+        raise Diverged(
+            "training",
+            f"the weights after epoch {epoch} are not finite",
+            "Lower learning_rate, or set clip_norm.",
+        )
 
 
 def _validate(course: _Course, learner: Learner) -> dict[str, float]:
@@ -178,19 +224,27 @@ def _validate(course: _Course, learner: Learner) -> dict[str, float]:
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
-def _report(state: TrainState, session: Session) -> None:
-    """Report the newest epoch; rank 0 adds the checkpoint."""
-    figures = {**state.history[-1], "best_epoch": state.best_epoch}
-    with tempfile.TemporaryDirectory(prefix="satseg-checkpoint-") as scratch:
-        first = session.worker.rank == 0
-        if first:
-            state.write(Path(scratch))
-        session.report(state.epoch, figures, Path(scratch) if first else None)
+def _save(state: TrainState, learner: Learner, session: Session) -> None:
+    """Let rank 0 write a checkpoint; where it cannot, all workers end alike.
+
+    Raises:
+        UnwritableProduct: there is no space for it.
+    """
+    failure: UnwritableProduct | None = None
+    if session.worker.rank == 0:
+        try:
+            session.checkpoints.write(state)
+        except UnwritableProduct as error:
+            failure = error
+    if learner.total(np.array(failure is not None, np.int64)):
+        raise failure or UnwritableProduct(
+            session.checkpoints.directory, "cannot be written by worker 0", "Look at the disk."
+        )
 
 
-def _export(task: TrainTask, state: TrainState) -> None:
-    """Write the best weights as a model, from a network without a strategy."""
+def _export(task: TrainTask, weights: Arrays, directory: str) -> None:
+    """Write weights as a model, from a float32 network without a strategy."""
     network = build_network(task.spec, task.training.seed)
-    network.set_weights(state.best_weights)
+    network.set_weights(weights)
     spec = calibrated(task.spec, network, PatchStore.open(task.patches).split("val"))
-    save_model(network, spec, Path(task.model))
+    save_model(network, spec, Path(directory))

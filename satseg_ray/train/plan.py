@@ -6,7 +6,6 @@ workers: step ``i`` trains on the same patches with the same random changes on o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -130,27 +129,3 @@ def validation_batches(patches: int, batch_size: int, worker: Worker) -> list[Ba
     ids = worker.share(patches)
     runs = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     return [Batch(tuple(run), tuple(run)) for run in runs]
-
-
-@dataclass(frozen=True)
-class RatePlan:
-    """The learning rate of each of ``steps`` steps: a linear rise, then constant or a cosine."""
-
-    highest: float
-    steps: int
-    warmup: float = 0.0
-    cosine: bool = True
-
-    def rate(self, step: int) -> float:
-        """Return the rate of a step, ``0 <= step < steps``; never 0.
-
-        >>> [round(RatePlan(1.0, 4, cosine=False, warmup=0.5).rate(step), 2) for step in range(4)]
-        [0.5, 1.0, 1.0, 1.0]
-        """
-        rising = round(self.warmup * self.steps)
-        if step < rising:
-            return self.highest * (step + 1) / rising
-        if not self.cosine:
-            return self.highest
-        done = (step - rising) / (self.steps - rising)
-        return self.highest * (1 + math.cos(math.pi * done)) / 2

@@ -41,6 +41,10 @@ class ChosenPatches:
         """Return the patches at these places, in this order."""
         return self.split.read(self.ids[list(ids)].tolist())
 
+    def key(self, position: int) -> tuple[str, int, int]:
+        """Return scene, row and column of the patch at a place."""
+        return self.split.key(int(self.ids[position]))
+
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """The pixels of each class in each patch, int64 (patches, classes); reads every mask."""

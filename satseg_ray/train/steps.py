@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +15,8 @@ from satseg_ray.model.network import build_network
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.train.checkpoint import Arrays
+from satseg_ray.train.normalising import set_batch_norm, total
+from satseg_ray.train.optimizing import Optimizer, computing_in
 from satseg_ray.train.samples import Samples
 
 Tensor: TypeAlias = tf.Tensor
@@ -24,13 +27,6 @@ def build_strategy(workers: int) -> tf.distribute.Strategy:
     if workers > 1:
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
-
-
-def build_optimizer(training: TrainingSpec) -> Any:
-    """Return the optimiser; its learning rate is set anew before each step."""
-    if training.optimizer == "sgd":
-        return tf.keras.optimizers.SGD(training.learning_rate, momentum=0.9)
-    return tf.keras.optimizers.Adam(training.learning_rate)
 
 
 class Learner:
@@ -48,36 +44,39 @@ class Learner:
         class_weights: tuple[float, ...] | None = None,
     ) -> None:
         self.strategy = build_strategy(workers)
-        with self.strategy.scope():
+        with self.strategy.scope(), computing_in(training.precision):
             self.network = build_network(spec, training.seed)
-            self.optimizer = build_optimizer(training)
-            self.optimizer.build(self.network.trainable_variables)
+            set_batch_norm(self.network, training.batch_norm)
+            self.optimizer = Optimizer(training, self.network.trainable_variables)
         self._loss = Loss.of(training.loss, len(spec.classes), class_weights)
         self._train = tf.function(self._in_replica(self._replica_train), autograph=False)
         self._evaluate = tf.function(self._in_replica(self._replica_evaluate), autograph=False)
-        self._total = tf.function(self._in_replica(_total), autograph=False)
+        self._total = tf.function(self._in_replica(total), autograph=False)
 
     def _in_replica(self, step: Any) -> Any:
         return lambda *tensors: self.strategy.run(step, args=tensors)
 
     def _replica_train(self, image: Tensor, mask: Tensor) -> Tensor:
         with tf.GradientTape() as tape:
-            own = self._loss.sums(self.network(image, training=True), mask)
-            sums = with_own_gradient(own, _total(tf.stop_gradient(own)))
+            logits = tf.cast(self.network(image, training=True), tf.float32)
+            own = self._loss.sums(logits, mask)
+            sums = with_own_gradient(own, total(tf.stop_gradient(own)))
             loss = self._loss.finish(sums)
+            scaled = self.optimizer.scaled(loss)
         variables = self.network.trainable_variables
-        # apply_gradients adds the gradients of all replicas
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=zero)
+        self.optimizer.apply(gradients)
         return loss
 
     def _replica_evaluate(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(image, training=False)
+        logits = tf.cast(self.network(image, training=False), tf.float32)
         predicted = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
         return predicted, self._loss.sums(logits, mask)
 
     def train_step(self, samples: Samples, learning_rate: float) -> Tensor:
         """Train on this worker's share of a batch; return the loss of the whole batch."""
-        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.set_rate(learning_rate)
         return self._train(tf.constant(samples.image), tf.constant(samples.mask))
 
     def evaluate(self, samples: Samples) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -105,20 +104,25 @@ class Learner:
         self.network.set_weights(weights)
         return weights
 
+    def averaged(self, weights: Arrays) -> Arrays:
+        """Return what is evaluated and exported: the averaged weights, or ``weights`` as is."""
+        return self.optimizer.averaged(self.network, weights)
+
+    @contextmanager
+    def showing(self, shown: Arrays, weights: Arrays) -> Iterator[None]:
+        """Evaluate with weights ``shown`` in the block, go on with ``weights`` after it."""
+        if shown is weights:
+            yield
+            return
+        self.network.set_weights(shown)
+        yield
+        self.network.set_weights(weights)
+
     def optimizer_state(self) -> Arrays:
         """Return the optimiser's variables as arrays."""
-        return [variable.numpy() for variable in self.optimizer.variables]
+        return [variable.numpy() for variable in self.optimizer.state]
 
     def restore(self, weights: Arrays, optimizer: Arrays) -> None:
         """Set the weights and the optimiser's variables."""
         self.network.set_weights(weights)
-        for variable, value in zip(self.optimizer.variables, optimizer, strict=True):
-            variable.assign(value)
-
-
-def _total(own: Tensor) -> Tensor:
-    replicas = tf.distribute.get_replica_context()
-    if replicas.num_replicas_in_sync == 1:
-        return own
-    # identity: the exchange asks for a tensor with a device, an argument of a function has none
-    return replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(own))
+        self.optimizer.restore(optimizer)

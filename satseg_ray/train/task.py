@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
+from satseg_ray.train.batches import Ahead
+from satseg_ray.train.checkpoint import Checkpoints
 from satseg_ray.train.plan import Worker
 
 
@@ -17,8 +18,10 @@ from satseg_ray.train.plan import Worker
 class TrainTask:
     """One training: which patches, which network, how, and the directory of the result.
 
-    ``patches`` and ``model`` are absolute and reachable from every worker; ``model`` is written
-    once, at the end, by rank 0. ``first`` are the weights of a training without a checkpoint.
+    ``patches`` and ``model`` are absolute and reachable from every worker. At the end rank 0 writes
+    the model of the best epoch to ``model``, and that of the last one, where it is another, to
+    the folder beside it that :attr:`last_model` names. ``first`` are the weights of a training
+    without a checkpoint.
     """
 
     patches: str
@@ -27,16 +30,26 @@ class TrainTask:
     training: TrainingSpec
     first: FirstWeights = field(default_factory=FirstWeights)
 
+    @property
+    def last_model(self) -> str:
+        """The directory of the model of the last epoch."""
+        return f"{self.model}-last"
+
 
 class Session(Protocol):
-    """What the loop needs around it: its place among the workers, resuming, reporting."""
+    """What the loop needs around it: its place among the workers, its state, who hears of it."""
 
     @property
     def worker(self) -> Worker:
         """This worker's place."""
 
-    def resume(self, into: Path) -> Path | None:
-        """Return the directory of the newest checkpoint (copied below ``into`` if need be)."""
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's states; all workers read them, rank 0 writes."""
 
-    def report(self, epoch: int, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """Take the figures of a finished epoch; every worker calls, rank 0 has a checkpoint."""
+    @property
+    def ahead(self) -> Ahead:
+        """How batches are made before they are asked for."""
+
+    def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take the figures of a finished epoch; every worker calls."""

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray.train
 
-from satseg_ray.errors import ConfigError, SatsegError, TrainingFailed
+from satseg_ray.errors import ConfigError, SatsegError, TrainingFailed, UnwritableProduct
 from satseg_ray.process import WORKER_ENVIRONMENT, quiet_import
 from satseg_ray.tracking import Run
+from satseg_ray.tracking.courier import PATIENT, Courier
 from satseg_ray.tracking.system import system_metrics
+from satseg_ray.train.batches import Ahead, ahead
+from satseg_ray.train.checkpoint import Checkpoints
 from satseg_ray.train.plan import Worker
+from satseg_ray.train.streaming import RayAhead
 from satseg_ray.train.task import TrainTask
 
 TRAIN_ENVIRONMENT = {
     # Ray itself sets the Keras flag too late: after the loop is unpickled
     **WORKER_ENVIRONMENT,
+    **PATIENT,
     # Ray's print repeats each line in the log of the root logger, on the same stderr
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
@@ -31,25 +37,32 @@ class TrainResources:
     """The workers: how many, and what each one holds.
 
     ``cpus`` are also TensorFlow's threads in each operation: part of what makes two runs equal.
+    ``readers`` are more CPUs for each, anywhere, that read and augment; with 0 a thread does.
     """
 
     workers: int = 1
     cpus: int = 1
     gpu: bool = False
     max_failures: int = 2
+    readers: int = 0
 
 
 @dataclass(frozen=True)
 class RunPlace:
     """Where a run is recorded.
 
-    ``name`` is what the dashboard shows and ``storage`` the directory below which Ray keeps the
-    run's checkpoints; ``run`` is what the driver opened in MLflow.
+    ``name`` is what the dashboard shows and ``storage`` the directory of the run's checkpoints,
+    and of what Ray notes; ``run`` is what the driver opened in MLflow.
     """
 
     name: str
     storage: str
     run: Run | None = None
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The run's states."""
+        return Checkpoints(self.storage)
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
 
     trainer = TensorflowTrainer(
         _worker_loop,
-        train_loop_config={"task": task, "threads": resources.cpus, "place": place},
+        train_loop_config={"task": task, "resources": resources, "place": place},
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu,
@@ -90,18 +103,31 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
             name=place.name,
             storage_path=place.storage,
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": TRAIN_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
-        outcome: Any = trainer.fit().return_value
+        with _own_interrupt():
+            outcome: Any = trainer.fit().return_value
     except ray.train.TrainingFailedError as error:
         raise _cause(error, place) from error
     if failed := outcome.get("failed"):
         raise failed
     return TrainResult(task.model, outcome["best_epoch"], tuple(outcome["history"]))
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Keep Ctrl-C an interrupt: Ray answers it by leaving the process with code 0."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt("SIGINT") from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _cause(error: ray.train.TrainingFailedError, place: RunPlace) -> SatsegError:
@@ -119,43 +145,48 @@ def _cause(error: ray.train.TrainingFailedError, place: RunPlace) -> SatsegError
 def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     from satseg_ray.model.environment import use_threads
 
+    resources: TrainResources = config["resources"]
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
-    use_threads(config["threads"])
+    use_threads(resources.cpus)
     from satseg_ray.train.loop import fit
 
-    task, session = config["task"], RaySession(config["place"])
-    try:
-        with session.observed():
-            state = fit(task, session)
-    except (TrainingFailed, ConfigError) as error:  # all meet it alike, in another try too
-        return {"failed": error}
+    with RaySession(config["place"], resources.readers) as session, session.observed():
+        try:
+            state = fit(config["task"], session)
+        except (TrainingFailed, UnwritableProduct, ConfigError) as error:
+            return {"failed": error}  # all workers meet it alike: another try would end as this one
     return {"best_epoch": state.best_epoch, "history": state.history}
 
 
 class RaySession:
     """The loop's :class:`~satseg_ray.train.task.Session` in a Ray Train worker."""
 
-    def __init__(self, place: RunPlace) -> None:
+    def __init__(self, place: RunPlace, readers: int) -> None:
         context = ray.train.get_context()
         self.worker = Worker(context.get_world_rank(), context.get_world_size())
-        self._place = place
+        self.checkpoints = place.checkpoints
+        self.ahead: Ahead = RayAhead(readers) if readers else ahead
+        first = self.worker.rank == 0
+        self._run = place.run
+        self._courier = Courier(place.run) if first and place.run else None
 
     def observed(self) -> AbstractContextManager[None]:
         """Record what the machine does in the block, by the first worker on each."""
         context = ray.train.get_context()
-        if self._place.run is None or context.get_local_rank():
+        if self._run is None or context.get_local_rank():
             return nullcontext()
         node = f"node-{context.get_node_rank()}" if self.worker.rank else None
-        return system_metrics(self._place.run, node)
+        return system_metrics(self._run, node)
 
-    def resume(self, into: Path) -> Path | None:
-        """Copy the newest checkpoint below ``into``; ``None`` at the start of a run."""
-        checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory(str(into))) if checkpoint else None
+    def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Hand the figures to Ray and, on rank 0, to MLflow; a checkpoint holds them already."""
+        if self._courier:
+            self._courier.add(metrics, epoch)
+        ray.train.report({"epoch": epoch, **metrics})
 
-    def report(self, epoch: int, metrics: Mapping[str, float], checkpoint: Path | None) -> None:
-        """Hand the figures to Ray and, on rank 0, to MLflow, where the driver reads them."""
-        if self.worker.rank == 0 and self._place.run:
-            self._place.run.log_metrics(metrics, epoch)
-        stored = ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
-        ray.train.report({"epoch": epoch, **metrics}, checkpoint=stored)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._courier:
+            self._courier.close(timeout=5.0 if error[0] else 30.0)

@@ -1,0 +1,98 @@
+"""The job around a training, without Ray: which run goes on, and what MLflow has of it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from satseg_ray.config import TrainConfig
+from satseg_ray.errors import Diverged, UnwritableProduct
+from satseg_ray.tracking import Tracking
+from satseg_ray.train import job
+from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
+from tests.test_train_loop import write_patches
+
+EPOCHS = 3
+CONFIG = {"dataset": "toy", "architecture": "linknet", "backbone": "mobilenetv2", "epochs": EPOCHS}
+FIGURES = {"loss": 1.0, "patches_per_second": 1.0, "epoch_seconds": 1.0, "val_mean_iou": 0.5}
+
+
+class Fake:
+    """Stands for the workers: each call ends with the next of its ends, an epoch further."""
+
+    def __init__(self, *ends: BaseException | None) -> None:
+        self.ends, self.began = list(ends), list[int]()
+
+    def __call__(self, task, resources: TrainResources, place: RunPlace) -> TrainResult:
+        state = place.checkpoints.read()
+        self.began.append(state.epoch)
+        end = self.ends.pop(0)
+        last = state.epoch + 1 if end else EPOCHS
+        while state.epoch < last:
+            state.advance([np.zeros(1)], [], FIGURES, "val_mean_iou")
+            place.checkpoints.write(state)
+        if end:
+            raise end
+        assert place.run is not None
+        place.run.log_metrics(FIGURES, EPOCHS)  # the others are lost on their way
+        return TrainResult(task.model, state.best_epoch, tuple(state.history))
+
+
+@pytest.fixture
+def start(workspace: Path, monkeypatch):
+    """Start the job with stand-ins for Ray and the workers."""
+    lineage = {"dataset_version": "toy@1", "patches_version": "toy@2"}
+    write_patches(workspace / "data" / "patches" / "toy", lineage, train=2)
+    monkeypatch.setenv("SATSEG_CODE_REVISION", "test")
+    monkeypatch.setattr(job, "ray_session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(job, "_resources", lambda _: TrainResources())
+
+    def run(fake: Fake, **settings):
+        monkeypatch.setattr(job, "train_on_ray", fake)
+        return job.train(TrainConfig.model_validate(CONFIG | settings))
+
+    return run
+
+
+def runs(workspace: Path) -> dict[str, str]:
+    client = Tracking.open(workspace).client()
+    found = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return {run.info.run_id: run.info.status for run in found}
+
+
+def test_a_training_that_was_stopped_or_found_no_room_goes_on_in_its_run(start, workspace):
+    fake = Fake(KeyboardInterrupt("SIGINT"), UnwritableProduct("c", "no space", "Look."), None)
+    with pytest.raises(KeyboardInterrupt):
+        start(fake)
+    assert list(runs(workspace).values()) == ["KILLED"]
+    with pytest.raises(UnwritableProduct):
+        start(fake)
+    assert list(runs(workspace).values()) == ["FAILED"]
+    result = start(fake)
+    assert fake.began == [0, 1, 2]
+    assert runs(workspace) == {result["run_id"]: "FINISHED"}
+    run = Tracking.open(workspace).reopened(result["run_id"])
+    assert run is not None
+    assert run.steps("loss") == {1, 2, 3}
+    assert result["metrics_lost"] == 0
+    again = start(Fake(None))
+    assert again["run_id"] != result["run_id"]
+
+
+def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, workspace):
+    stop = KeyboardInterrupt("SIGINT")
+    for settings in ({}, {"seed": 1}, {"fresh": True}):
+        fake = Fake(stop)
+        with pytest.raises(KeyboardInterrupt):
+            start(fake, **settings)
+        assert fake.began == [0]
+    fake = Fake(Diverged("training", "the loss is nan", "Lower it."), stop)
+    with pytest.raises(Diverged):
+        start(fake)
+    with pytest.raises(KeyboardInterrupt):
+        start(fake)
+    assert fake.began == [1, 0]  # the fresh one goes on, and what it lost does not
+    assert len(runs(workspace)) == 4
