@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,31 @@ from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
 from satseg_ray.train.trainer import train as train_on_ray
 from satseg_ray.workspace import Workspace
 
+PARENT = "mlflow.parentRunId"
+"""The tag by which MLflow shows a run below another."""
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a sweep adds to a training of its own.
+
+    ``name`` of the run, the ``parent`` run, Ray Train's ``callbacks``; ``started`` is told the
+    run's id.
+    """
+
+    name: str | None = None
+    parent: str | None = None
+    callbacks: tuple[Any, ...] = ()
+    started: Callable[[str], None] = lambda run_id: None
+
 
 def train(config: TrainConfig) -> Mapping[str, Any]:
     """Train a model; its run, its figures and its files are in the workspace's MLflow."""
+    return train_supervised(config, Supervision())
+
+
+def train_supervised(config: TrainConfig, supervision: Supervision) -> Mapping[str, Any]:
+    """Train as :func:`train` does, as a part of a sweep."""
     workspace = Workspace.resolve()
     if config.register_as:
         check_name("register", config.register_as)
@@ -39,22 +62,27 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
         spec = model_spec(config, store.manifest)
         Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
         check_spec(spec)
-        return _trained(config, spec, workspace)
+        return _trained(config, spec, workspace, supervision)
 
 
-def _trained(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> Mapping[str, Any]:
+def _trained(
+    config: TrainConfig, spec: ModelSpec, workspace: Workspace, supervision: Supervision
+) -> Mapping[str, Any]:
     tracking = Tracking.open(workspace.root)
-    name = f"{config.dataset}-{config.architecture}-{config.backbone}"
+    own = f"{config.dataset}-{config.architecture}-{config.backbone}"
+    name = supervision.name or own
+    tags = {PARENT: supervision.parent} if supervision.parent else {}
     with ray_session("train", dashboard=True):  # ended last: a stopped job has only seconds
         resources = _resources(config)
-        run = tracking.create_run(config.experiment, name, spec.lineage)
+        run = tracking.create_run(config.experiment, name, {**spec.lineage, **tags})
+        supervision.started(run.run_id)
         with run.recording():
             run.log_params(config.model_dump(mode="json"))
             run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
             task = TrainTask(str(patches), str(model), spec, training_spec(config))
-            place = RunPlace(name, str(directory / "checkpoints"), run)
+            place = RunPlace(name, str(directory / "checkpoints"), run, supervision.callbacks)
             with followed(run, config.epochs):
                 result = train_on_ray(task, resources, place)
             registered = _register(config, run, result)

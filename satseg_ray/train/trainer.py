@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ class RunPlace:
     """Where a run is recorded.
 
     ``name`` is what the dashboard shows and ``storage`` the directory below which Ray keeps the
-    run's checkpoints; ``run`` is what the driver opened in MLflow.
+    run's checkpoints; ``run`` is what the driver opened in MLflow. ``callbacks`` are Ray Train's
+    own, and stay in the driver.
     """
 
     name: str
     storage: str
     run: Run | None = None
+    callbacks: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
 
     trainer = TensorflowTrainer(
         _worker_loop,
-        train_loop_config={"task": task, "threads": resources.cpus, "place": place},
+        train_loop_config={
+            "task": task,
+            "threads": resources.cpus,
+            "place": replace(place, callbacks=()),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu,
@@ -88,6 +94,7 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
             name=place.name,
             storage_path=place.storage,
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+            callbacks=list(place.callbacks),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": TRAIN_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
