@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
 from satseg_ray.tune.config import TuneConfig
-from satseg_ray.tune.space import Range, check_space, with_values
-from satseg_ray.tune.summary import Trial, best_of, ranked, write_parallel, write_table
+from satseg_ray.tune.space import Range, Space, Value, check_space, with_values
+from satseg_ray.tune.summary import Outcome, Trial, best_of, ranked, write_parallel, write_table
 
 BASE = TrainConfig(dataset="water")
 
@@ -57,17 +57,24 @@ def test_a_range_of_whole_numbers_is_one():
     assert not Range(low=0.0, high=1).whole
 
 
-def trials():
-    names, rates = ("vgg16", "vgg16", "resnet18", "resnet18"), (1e-3, 1e-2, 1e-4, 1e-3)
-    values = [{"backbone": n, "learning_rate": r} for n, r in zip(names, rates, strict=True)]
-    scores, outcomes = [0.4, 0.9, None, 0.6], ["finished", "stopped", "failed", "finished"]
+def trial(number: int, values: tuple[str, float], score: float | None, outcome: Outcome) -> Trial:
+    named: dict[str, Value] = {"backbone": values[0], "learning_rate": values[1]}
+    return Trial(f"w-{number}", named, score, outcome, number + 1, 1.5, f"run{number}")
+
+
+def trials() -> list[Trial]:
     return [
-        Trial(f"w-{i}", values[i], scores[i], outcomes[i], i + 1, 1.5, f"run{i}") for i in range(4)
+        trial(0, ("vgg16", 1e-3), 0.4, "finished"),
+        trial(1, ("vgg16", 1e-2), 0.9, "stopped"),
+        trial(2, ("resnet18", 1e-4), None, "failed"),
+        trial(3, ("resnet18", 1e-3), 0.6, "finished"),
     ]
 
 
 def test_only_a_trial_that_ended_is_the_best():
-    assert best_of(trials()).name == "w-3"
+    best = best_of(trials())
+    assert best is not None
+    assert best.name == "w-3"
     assert best_of([]) is None
     assert [trial.name for trial in ranked(trials())] == ["w-1", "w-3", "w-0", "w-2"]
 
@@ -77,7 +84,7 @@ def test_trials_become_a_table_and_a_picture(tmp_path):
     rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["w-1", "w-3", "w-0", "w-2"]
     assert rows[0]["learning_rate"] == "0.01"
-    space = {"backbone": ["vgg16", "resnet18"], "learning_rate": Range(low=1e-4, high=1e-2)}
+    space: Space = {"backbone": ["vgg16", "resnet18"], "learning_rate": Range(low=1e-4, high=1e-2)}
     for name, found in (("some", trials()), ("one", trials()[:1]), ("none", trials()[2:3])):
         write_parallel(tmp_path / f"{name}.png", found, space, "val_mean_iou")
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
