@@ -87,6 +87,10 @@ class Workspace:
         """The model and the checkpoints of a training run."""
         return self.root / "runs" / checked_name(run_id, "run_id")
 
+    def sweep(self, name: str) -> Path:
+        """The state and the figures of a sweep."""
+        return self.root / "sweeps" / checked_name(name, "name")
+
     def models(self) -> Path:
         """Registered models as they were fetched for use, by content."""
         return self.root / "cache" / "models"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,31 @@ from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
 from satseg_ray.train.trainer import train as train_on_ray
 from satseg_ray.workspace import Workspace
 
+PARENT = "mlflow.parentRunId"
+"""The tag by which MLflow shows a run below another."""
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a sweep adds to a training of its own.
+
+    ``name`` of the run, the ``parent`` run, Ray Train's ``callbacks``; ``started`` is told the
+    run's id.
+    """
+
+    name: str | None = None
+    parent: str | None = None
+    callbacks: tuple[Any, ...] = ()
+    started: Callable[[str], None] = lambda run_id: None
+
 
 def train(config: TrainConfig) -> Mapping[str, Any]:
     """Train a model; its run, its figures and its files are in the workspace's MLflow."""
+    return train_supervised(config, Supervision())
+
+
+def train_supervised(config: TrainConfig, supervision: Supervision) -> Mapping[str, Any]:
+    """Train as :func:`train` does, as a part of a sweep."""
     workspace = Workspace.resolve()
     if config.register_as:
         check_name("register", config.register_as)
@@ -50,13 +73,18 @@ def train(config: TrainConfig) -> Mapping[str, Any]:
         check_spec(spec)
         check_weighted(config.loss, spec.classes.names)
         start = find_start(config, spec, workspace)
-        result = _trained(config, start.applied(spec), start.weights, workspace)
-        DataStore.of(workspace).keep_settings(config.dataset, "train", kept_settings(config))
+        result = _trained(config, start.applied(spec), start.weights, workspace, supervision)
+        if not supervision.parent:
+            DataStore.of(workspace).keep_settings(config.dataset, "train", kept_settings(config))
         return result
 
 
 def _trained(
-    config: TrainConfig, spec: ModelSpec, first: FirstWeights, workspace: Workspace
+    config: TrainConfig,
+    spec: ModelSpec,
+    first: FirstWeights,
+    workspace: Workspace,
+    supervision: Supervision,
 ) -> Mapping[str, Any]:
     tracking = Tracking.open(workspace.root)
     # The revision of the code is in the spec's lineage
@@ -65,6 +93,7 @@ def _trained(
         "config": settings,
         "spec": spec.to_json(),
         "tracking": tracking.uri,
+        "trial": supervision.name,
     }
     with (
         unfinished(workspace, facts) as record,
@@ -73,7 +102,8 @@ def _trained(
         resources = _resources(config)
         if config.fresh:
             record.end()
-        run = _run(config, spec, tracking, record)
+        run = _run(config, spec, tracking, record, supervision)
+        supervision.started(run.run_id)
         with run.recording():
             run.log_params(settings)
             run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
@@ -81,7 +111,12 @@ def _trained(
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
             task = TrainTask(str(patches), str(model), spec, training_spec(config), first)
-            place = RunPlace(_name(config), str(directory / "checkpoints"), run)
+            place = RunPlace(
+                supervision.name or _name(config),
+                str(directory / "checkpoints"),
+                run,
+                supervision.callbacks,
+            )
             try:
                 with followed(place.checkpoints, config.epochs):
                     result = train_on_ray(task, resources, place)
@@ -115,14 +150,22 @@ def _name(config: TrainConfig) -> str:
     return f"{config.dataset}-{config.architecture}-{config.backbone}"
 
 
-def _run(config: TrainConfig, spec: ModelSpec, tracking: Tracking, record: Unfinished) -> Run:
+def _run(
+    config: TrainConfig,
+    spec: ModelSpec,
+    tracking: Tracking,
+    record: Unfinished,
+    supervision: Supervision,
+) -> Run:
     """Return the unfinished run of this training, or a new one."""
     run_id = record.run_id()
     found = tracking.reopened(run_id) if run_id else None
     if found:
         say(f"run {found.run_id} of these settings goes on; --fresh true starts anew")
         return found
-    run = tracking.create_run(config.experiment, _name(config), spec.lineage)
+    tags = {PARENT: supervision.parent} if supervision.parent else {}
+    name = supervision.name or _name(config)
+    run = tracking.create_run(config.experiment, name, {**spec.lineage, **tags})
     record.begin(run.run_id)
     return run
 

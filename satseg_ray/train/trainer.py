@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import ray.train
@@ -52,12 +52,14 @@ class RunPlace:
     """Where a run is recorded.
 
     ``name`` is what the dashboard shows and ``storage`` the directory of the run's checkpoints,
-    and of what Ray notes; ``run`` is what the driver opened in MLflow.
+    and of what Ray notes; ``run`` is what the driver opened in MLflow. ``callbacks`` are Ray
+    Train's own, and stay in the driver.
     """
 
     name: str
     storage: str
     run: Run | None = None
+    callbacks: tuple[Any, ...] = ()
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -93,7 +95,11 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
 
     trainer = TensorflowTrainer(
         _worker_loop,
-        train_loop_config={"task": task, "resources": resources, "place": place},
+        train_loop_config={
+            "task": task,
+            "resources": resources,
+            "place": replace(place, callbacks=()),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu,
@@ -103,6 +109,7 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
             name=place.name,
             storage_path=place.storage,
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+            callbacks=list(place.callbacks),
             worker_runtime_env={"env_vars": TRAIN_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),

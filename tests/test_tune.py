@@ -1,0 +1,116 @@
+"""Sweeps with real trainings, in miniature: run by hand as a job, killed, and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from satseg_ray.config import IngestConfig, TileConfig
+from satseg_ray.data.ingest import ingest
+from satseg_ray.data.tile import tile
+from satseg_ray.patches.split import SplitSpec
+from satseg_ray.tracking import Tracking, resolve
+from tests.factories import write_raster
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.tensorflow]
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+SWEEP: dict[str, Any] = {
+    "dataset": "toy",
+    "name": "small",
+    "train": {
+        "architecture": "linknet", "backbone": "mobilenetv2", "epochs": 2, "batch_size": 8,
+        "threads": 1,
+    },
+    "space": {"learning_rate": {"low": 0.0001, "high": 0.01, "log": True}, "loss.dice": [0.0, 1.0]},
+    "trials": 3,
+    "grace": 1,
+    "minutes": 20,
+    "challenger": "toy",
+}  # fmt: skip
+
+
+@pytest.fixture
+def workspace(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "workspace"
+    monkeypatch.setenv("SATSEG_WORKSPACE", str(root))
+    rng = np.random.default_rng(1)
+    water = (rng.random((8, 8)) < 0.5).repeat(32, 0).repeat(32, 1)
+    pixels = np.where(water, 900, 200) + rng.integers(1, 100, (2, 256, 256))
+    labels = write_raster(tmp_path / "labels.tif", water.astype(np.uint8))
+    scene = write_raster(tmp_path / "scene.tif", pixels.astype(np.uint16), nodata=0)
+    classes = [{"value": 0, "name": "land"}, {"value": 1, "name": "water"}]
+    raw = {"dataset": "toy", "scenes": [str(scene)], "labels": [str(labels)], "classes": classes}
+    ingest(IngestConfig.model_validate(raw))
+    tile(TileConfig(dataset="toy", patch_size=32, stride=32, split=SplitSpec(val=0.1, test=0.1)))
+    return root
+
+
+def start(workspace: Path) -> subprocess.Popen[str]:
+    config = workspace.parent / "sweep.yaml"
+    config.write_text(yaml.safe_dump(SWEEP), encoding="utf-8")
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, str(JOBS / "tune.py"), "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def test_a_killed_sweep_goes_on_where_it_was_and_its_best_becomes_the_challenger(
+    workspace: Path,
+) -> None:
+    killed = start(workspace)
+    notes = workspace / "sweeps" / "small" / "trials"
+    until = time.monotonic() + 300
+    while len(list(notes.glob("*.json"))) < 2 and time.monotonic() < until:
+        assert killed.poll() is None, killed.communicate()[1][-3000:]
+        time.sleep(0.5)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+
+    done = start(workspace)
+    out, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err[-3000:]
+    assert "goes on with the sweep small" in err
+    result = json.loads(out.splitlines()[-1])
+    assert len(result["trials"]) == 3
+    best = result["best"]
+    assert best["score"] == max(t["score"] for t in result["trials"] if t["outcome"] == "finished")
+
+    rows = list(csv.DictReader(Path(result["table"]).open(encoding="utf-8")))
+    assert {row["outcome"] for row in rows} <= {"finished", "stopped"}
+    tracking = Tracking.open(workspace)
+    version = resolve(tracking, "toy", "challenger")
+    assert version.run_id == best["run_id"]
+    client = tracking.client()
+    (parent,) = [
+        run
+        for run in client.search_runs(
+            [e.experiment_id for e in client.search_experiments()], "tags.sweep = 'small'"
+        )
+        if run.info.run_id == result["run_id"]
+    ]
+    assert parent.info.status == "FINISHED"
+    assert {a.path for a in client.list_artifacts(result["run_id"])} == {
+        "parallel.png",
+        "trials.csv",
+    }
+    for row in rows:
+        run = client.get_run(row["run_id"])
+        assert run.data.tags["mlflow.parentRunId"] == result["run_id"]
+        assert run.info.status == "FINISHED"
