@@ -92,7 +92,7 @@ def test_a_killed_sweep_goes_on_where_it_was_and_its_best_becomes_the_challenger
     best = result["best"]
     assert best["score"] == max(t["score"] for t in result["trials"] if t["outcome"] == "finished")
 
-    rows = list(csv.DictReader(Path(result["table"]).open(encoding="utf-8")))
+    rows = list(csv.DictReader(Path(result["table"]).read_text("utf-8").splitlines()))
     assert {row["outcome"] for row in rows} <= {"finished", "stopped"}
     tracking = Tracking.open(workspace)
     version = resolve(tracking, "toy", "challenger")

@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
 
-FIXED = ("dataset", "register", "experiment", "workers", "threads", "gpu", "max_failures")
+FIXED = (
+    "dataset",
+    "register",
+    "experiment",
+    "workers",
+    "threads",
+    "gpu",
+    "max_failures",
+    "fresh",
+    "readers",
+)
 """Keys of a training that a sweep sets itself, or that change no model."""
 
 Value = str | int | float | bool | None

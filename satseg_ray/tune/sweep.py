@@ -43,6 +43,7 @@ def tune(config: TuneConfig) -> Mapping[str, Any]:
     if config.challenger:
         check_name("challenger", config.challenger)
     sweep = _Sweep(config, base, workspace, Tracking.open(workspace.root))
+    sweep.folder.mkdir(parents=True, exist_ok=True)
     with locked(sweep.folder, exclusive=True), ray_session("tune", dashboard=True):
         return sweep.run()
 
@@ -118,7 +119,6 @@ class _Sweep:
 
     def run(self) -> Mapping[str, Any]:
         """Run or go on, then sum up."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         state = self._state()
         parent = Run(self.tracking, state.parent)
         budget = Budget(self.folder / _STATE, self.config.minutes * 60)
