@@ -180,7 +180,8 @@ class _Sweep:
             max_concurrent_trials=self.config.concurrent or self._fitting(),
             search_alg=OptunaSearch(seed=self.config.seed),
             scheduler=ASHAScheduler(
-                max_t=self.base.epochs,
+                max_t=self.base.epochs
+                + 1,  # at max_t a trial is killed, before it has written its model
                 grace_period=min(self.config.grace, self.base.epochs),
                 reduction_factor=self.config.reduction,
             ),
