@@ -108,6 +108,15 @@ def locked(target: Path, exclusive: bool = False, wait: bool = False) -> Iterato
             os.close(lock)
 
 
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder for this process alone; tell whether nobody else had."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
 def _taken(path: Path, mode: int) -> int:
     """Return the descriptor of a lock that is held; a file removed meanwhile is no lock."""
     while True:

@@ -8,6 +8,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports Ray, TensorFlow or MLflow; workers inherit it.
 os.environ.update(
@@ -29,6 +30,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.factories import write_raster
+
+if TYPE_CHECKING:
+    from satseg_ray.tracking.datastore import DataStore
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -131,3 +135,11 @@ def ray_cluster() -> Iterator[str]:
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture
+def store(workspace: Path) -> DataStore:
+    """The versioned data sets of a workspace, without any."""
+    from tests.kills import open_store
+
+    return open_store(workspace)

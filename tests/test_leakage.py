@@ -233,15 +233,21 @@ def test_no_ground_is_in_two_splits_around_the_pole(other, shift):
 
 def test_a_pole_inside_a_scene_is_ground_of_one_in_degrees():
     around = shifted(ARCTIC, -300_000, 300_000, 1000)
-    degrees = Footprint(WORLD, (10.0, 0.01, 0.0, 90.0, 0.0, -0.01))
-    windows = [Window(0, 0, 600, 600), Window(0, 0, 20, 100)]
+    # Two kilometres around the pole, which no side of the patch comes near
+    degrees = Footprint(WORLD, (10.0, 0.0005, 0.0, 90.0, 0.0, -0.0005))
+    windows = [Window(0, 0, 600, 600), Window(0, 0, 40, 100)]
     assert neighbours(windows, [around, degrees]) == [(0, 1)]
-    pole = np.array([[290, 290, 20, 20]])
-    for held, others in (
-        (Patches(np.array([[0, 0, 20, 100]]), degrees), Patches(pole, around)),
-        (Patches(pole, around), Patches(np.array([[0, 0, 20, 100]]), degrees)),
-    ):
-        assert on_ground_of(held, others).all()
+    pole = Patches(np.array([[290, 290, 20, 20]]), around)
+    near = Patches(np.array([[0, 0, 40, 100]]), degrees)
+    assert on_ground_of(near, pole).all()
+    assert on_ground_of(pole, near).all()
+
+
+def test_ground_that_bulges_between_the_points_looked_at_is_shared():
+    wide = Footprint(WORLD, (0.0, 0.1, 0.0, 10.0, 0.0, -0.1))
+    small = Footprint(WORLD, (89.9, 0.001, 0.0, 0.1, 0.0, -0.001))
+    windows = [Window(0, 0, 200, 1600), Window(0, 0, 200, 200)]
+    assert neighbours(windows, [wide, small]) == [(0, 1)]
 
 
 @pytest.mark.parametrize("turn", [-360.0, 0.0, 360.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from satseg_ray.checks.bands import BandFacts
@@ -204,13 +204,25 @@ def saturated(data: Collection) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _nodata_of(scene: SceneFacts) -> float | None:
+    return scene.nodata if scene.declared_nodata is None else scene.declared_nodata
+
+
+def _by_value(
+    scenes: Iterable[SceneFacts], value_of: Callable[[SceneFacts], float | None]
+) -> dict[float, list[SceneFacts]]:
+    """Return the scenes that have a value, by it."""
+    found: dict[float, list[SceneFacts]] = defaultdict(list)
+    for scene in scenes:
+        if (value := value_of(scene)) is not None:
+            found[value].append(scene)
+    return found
+
+
 def overridden_nodata(data: Collection) -> Iterator[Finding]:
     """Nodata tags that a declared value replaces."""
-    tags: dict[float, list[SceneFacts]] = defaultdict(list)
-    for scene in data.scenes:
-        if scene.nodata is not None and scene.declared_nodata is not None:
-            tags[scene.nodata].append(scene)
-    for value, scenes in tags.items():
+    tagged = [scene for scene in data.scenes if scene.declared_nodata is not None]
+    for value, scenes in _by_value(tagged, lambda scene: scene.nodata).items():
         yield Finding(
             "warning", "nodata-overridden", scenes_in(scenes),
             f"whose own nodata value {number(value)} the declared one replaces: {names(scenes)}",
@@ -231,12 +243,8 @@ def palette_images(data: Collection) -> Iterator[Finding]:
 
 def unused_nodata(data: Collection) -> Iterator[Finding]:
     """Nodata tags and values that no pixel holds."""
-    tags: dict[float, list[SceneFacts]] = defaultdict(list)
-    for scene in data.scenes:
-        nodata = scene.declared_nodata if scene.declared_nodata is not None else scene.nodata
-        if nodata is not None and scene.valid == scene.pixels:
-            tags[nodata].append(scene)
-    for value, scenes in tags.items():
+    whole = [scene for scene in data.scenes if scene.valid == scene.pixels]
+    for value, scenes in _by_value(whole, _nodata_of).items():
         yield Finding(
             "note", "unused-nodata", scenes_in(scenes),
             f"whose nodata value {number(value)} no pixel holds: {names(scenes)}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from satseg_ray.errors import InUse
+from satseg_ray.products import try_lock
 
 _LEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "DVC_ROOT")
 """Variables that lead git or DVC to a work tree, wherever they start."""
@@ -33,7 +33,7 @@ def alone(root: Path, *folders: Path, patience: float | None = None) -> Iterator
     path = root / ".dvc" / "tmp" / "lock"  # as DVC itself takes it
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
-        while not _flocked(lock.fileno()):
+        while not try_lock(lock.fileno()):
             if time.monotonic() > end:
                 raise _in_use(path, "a DVC command")
             time.sleep(0.05)
@@ -69,14 +69,6 @@ def _clear_stale_locks(root: Path, end: float) -> None:
                 raise _in_use(path, f"process {owner.pid}")
             time.sleep(0.05)
         path.unlink(missing_ok=True)
-
-
-def _flocked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
 
 
 def _lived_at(pid: int, moment: float) -> bool:

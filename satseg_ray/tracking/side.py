@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.errors import DatasetVersionNotFound, UnwritableProduct
+from satseg_ray.products import try_lock
 from satseg_ray.tracking.journal import Journal, Move, Record, Scope, sides_of, tags_of
 from satseg_ray.tracking.listing import Listing, linked, made_by, pointed
 from satseg_ray.tracking.pipeline import folder_of, locked_stages
@@ -232,7 +232,7 @@ def new_side(repository: Repository, dataset: str) -> Iterator[Path]:
         root.mkdir(parents=True)
         with _opened(root) as descriptor:
             # Whoever sweeps may have come between
-            if _is_free(descriptor) and root.exists():
+            if try_lock(descriptor) and root.exists():
                 yield root
                 return
 
@@ -246,20 +246,11 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _is_free(descriptor: int) -> bool:
-    """Lock an open folder, and tell whether nobody else had."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
 def sweep_free(repository: Repository) -> None:
     """Remove what killed transactions of any data set left at the side and nothing needs."""
     for left in repository.scratch.glob("*~*"):
         with suppress(FileNotFoundError), _opened(left) as descriptor:
-            if _is_free(descriptor):
+            if try_lock(descriptor):
                 journal = Journal.read(repository)  # now: who had the lock may have written it
                 if not journal or journal.name != left.name:
                     shutil.rmtree(left, ignore_errors=True)
