@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ import ray
 
 from satseg_ray.errors import ConfigError
 from satseg_ray.process import joins_cluster, passed_on
+
+_LOOPBACK = "127.0.0.1"
+_PORT = "RAY_GCS_SERVER_PORT"
+"""Where Ray reads the port of a cluster that it starts."""
 
 
 @contextmanager
@@ -27,23 +32,45 @@ def ray_session(job: str, dashboard: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    here: dict[str, Any] = {} if joins_cluster() else {"_node_ip_address": "127.0.0.1"}
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS", "local"),
-        namespace=f"satseg-{job}",
-        runtime_env={"env_vars": passed_on()},
-        include_dashboard=None if joins_cluster() else dashboard,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        **here,
-    )
+    common: dict[str, Any] = {
+        "namespace": f"satseg-{job}",
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+    }
+    if joins_cluster():
+        ray.init(os.environ["RAY_ADDRESS"], runtime_env={"env_vars": passed_on()}, **common)
+    else:
+        _start_here(dashboard, common)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray puts its own there, which says nothing
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_here(dashboard: bool, common: Mapping[str, Any]) -> None:
+    """Start a cluster on loopback whose workers know its address.
+
+    Ray Train's watch over placement groups, in a worker, asks for it; of two clusters on one
+    machine it would find neither, and the CPUs of trainings that were killed stay taken.
+    """
+    with socket.socket() as free:
+        free.bind((_LOOPBACK, 0))
+        port = str(free.getsockname()[1])
+    known = {"RAY_ADDRESS": f"{_LOOPBACK}:{port}"}
+    os.environ[_PORT] = port
+    try:
+        ray.init(
+            "local",
+            runtime_env={"env_vars": passed_on() | known},
+            include_dashboard=dashboard,
+            _node_ip_address=_LOOPBACK,
+            **common,
+        )
+    finally:
+        del os.environ[_PORT]
 
 
 def places(cpus: int, gpus: int = 0) -> int:

@@ -16,10 +16,8 @@ from satseg_ray.model.diagnostics import (
     Diagnostics,
     Extremes,
     PatchScore,
-    calibration_error,
     flat_metrics,
     score_edges,
-    sureness_of,
 )
 
 CLASSES = 3
@@ -158,8 +156,6 @@ def test_calibration_error_is_that_of_the_definition(seed, sharp):
     )
     found = Diagnostics.of(scores, mask, (0,))
     assert found.ece == pytest.approx(expected, abs=0.01)  # a pixel at an edge may change its bin
-    table = sureness_of(scores[known], mask[known])
-    assert calibration_error(table) == found.ece
 
 
 def test_probabilities_that_are_as_often_right_as_they_say_have_no_error():

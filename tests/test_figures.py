@@ -62,7 +62,7 @@ def write_all(folder: Path, found: Diagnostics, table: ClassTable) -> None:
     write_confusion(folder / "confusion.png", found.confusion, table.names)
     write_iou(folder / "iou.png", found.confusion, table)
     write_precision_recall(folder / "pr.png", found, table)
-    write_reliability(folder / "reliability.png", found.sureness, 1.5, found.sureness)
+    write_reliability(folder / "reliability.png", found.reliability, 1.5, found.reliability)
     write_samples(folder / "samples.png", [sample_of("uint8", 3, (32, 32))], table, "Some")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satseg_ray.classes import IGNORE
+from satseg_ray.model.metrics import Ratios
 
 Logits: TypeAlias = NDArray[np.float32]
 
@@ -22,7 +23,9 @@ COLDEST, HOTTEST = 0.1, 10.0
 SAMPLED = 1 << 18
 """Most labelled pixels that a temperature is fitted on."""
 
-BINS = 15
+BINS = 20
+"""Bins of equal width of the highest probability."""
+
 _UNIT = 1 << 16
 _HALVINGS = 50
 _DIGITS = 4
@@ -147,6 +150,12 @@ class Reliability:
         pixels, hits, sums = self.table.T
         total = int(pixels.sum())
         return float(np.abs(hits - sums / _UNIT).sum() / total) if total else float("nan")
+
+    def by_bin(self) -> tuple[Ratios, Ratios, Ratios]:
+        """Return mean probability, accuracy (``nan`` without a pixel) and share of pixels."""
+        pixels, hits, sums = self.table.T.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            return sums / _UNIT / pixels, hits / pixels, pixels / max(pixels.sum(), 1)
 
     def rows(self) -> list[dict[str, float]]:
         """Return the bins that hold a pixel as JSON values, from the least sure."""

@@ -17,18 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satseg_ray.classes import IGNORE
+from satseg_ray.model.calibration import BINS, Reliability
 from satseg_ray.model.metrics import Confusion, Ratios
 
 Counts: TypeAlias = NDArray[np.int64]
-
-SURENESS_BINS = 20
-"""Bins of equal width of the highest probability."""
 
 SCORE_BINS = 400
 """Bins of a class's probability, of equal width in log-odds: fine near 0 and 1."""
 
 _LOG_ODDS = 16.0
-_UNIT = 1 << 16
 _NATS = 1 << 20
 _FEW = 0.02
 
@@ -112,7 +109,7 @@ class PrecisionRecall:
 class Diagnostics:
     """A model over labelled pixels, counted in integers: a monoid under ``+``.
 
-    ``sureness`` is int64 (classes, SURENESS_BINS, 3), by predicted class and bin of the highest
+    ``sureness`` is int64 (classes, BINS, 3), by predicted class and bin of the highest
     probability: pixels, those that are right, and the sum of that probability in 1 / 65536.
     ``scores`` is int64 (classes, 2, SCORE_BINS): pixels of other classes and of the class itself
     by the class's probability.
@@ -130,7 +127,7 @@ class Diagnostics:
         """Return the diagnostics of no pixel; ``kept`` patches are remembered at each end."""
         return cls(
             Confusion.zero(classes),
-            np.zeros((classes, SURENESS_BINS, 3), np.int64),
+            np.zeros((classes, BINS, 3), np.int64),
             np.zeros((classes, 2, SCORE_BINS), np.int64),
             Extremes(kept),
         )
@@ -179,14 +176,19 @@ class Diagnostics:
     __hash__ = None  # type: ignore[assignment]  # it holds arrays
 
     @property
+    def reliability(self) -> Reliability:
+        """How sure the model was and how often right, all classes together."""
+        return Reliability(self.sureness.sum(axis=0))
+
+    @property
     def ece(self) -> float:
         """Expected calibration error: mean distance of probability from accuracy, over bins."""
-        return float(_calibration_error(self.sureness.sum(axis=0)))
+        return self.reliability.error
 
     @property
     def class_ece(self) -> Ratios:
         """Calibration error of the pixels predicted as each class, ``nan`` without any."""
-        return np.array([_calibration_error(table) for table in self.sureness])
+        return np.array([Reliability(table).error for table in self.sureness])
 
     @property
     def average_precision(self) -> Ratios:
@@ -217,24 +219,11 @@ class Diagnostics:
         }
 
 
-def sureness_of(scores: NDArray[Any], truth: NDArray[Any]) -> Counts:
-    """Return the table ``Diagnostics.sureness`` of pixels (n, classes) and their classes (n,)."""
-    classes = scores.shape[-1]
-    predicted = scores.argmax(axis=-1)
-    share = np.rint(scores.max(axis=-1).astype(np.float64) * _UNIT).astype(np.int64)
-    bins = np.clip(share * SURENESS_BINS // _UNIT, 0, SURENESS_BINS - 1)
-    place, right = predicted * SURENESS_BINS + bins, predicted == truth
-    counts = [
-        np.bincount(place, weights=weights, minlength=classes * SURENESS_BINS)  # exact to 2**53
-        for weights in (None, right, share)
-    ]
-    table = np.stack([count.astype(np.int64) for count in counts], axis=-1)
-    return table.reshape(classes, SURENESS_BINS, 3)
-
-
-def calibration_error(sureness: Counts) -> float:
-    """Return the expected calibration error of a table as :func:`sureness_of` makes it."""
-    return float(_calibration_error(sureness.sum(axis=0)))
+def _sureness(scores: NDArray[Any], truth: NDArray[Any]) -> Counts:
+    predicted, sure = scores.argmax(axis=-1), scores.max(axis=-1)
+    by_class = (predicted == c for c in range(scores.shape[-1]))
+    tables = [Reliability.of(truth[own], predicted[own], sure[own]).table for own in by_class]
+    return np.stack(tables)
 
 
 def _of_patch(scores: NDArray[Any], labels: NDArray[Any], key: int, kept: int) -> Diagnostics:
@@ -249,7 +238,7 @@ def _of_patch(scores: NDArray[Any], labels: NDArray[Any], key: int, kept: int) -
     found = [_patch_score(key, pixels, truth, confusion)] if truth.size else []
     return Diagnostics(
         confusion,
-        sureness_of(pixels, truth),
+        _sureness(pixels, truth),
         np.stack([_score_counts(pixels[:, c], truth == c) for c in range(classes)]),
         Extremes.of(found, kept),
     )
@@ -305,12 +294,6 @@ def _harmonic(count: Counts) -> Ratios:
     far = count + 8.0
     series = np.log(far) + 1 / (2 * far) - 1 / (12 * far**2) + 1 / (120 * far**4)
     return np.asarray(series - sum(1 / (count + k) for k in range(1, 9)), np.float64)
-
-
-def _calibration_error(table: Counts) -> float:
-    pixels, hits, sums = table.T
-    total = int(pixels.sum())
-    return float(np.abs(hits - sums / _UNIT).sum() / total) if total else math.nan
 
 
 def _json(value: float) -> float | None:

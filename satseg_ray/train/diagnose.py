@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from satseg_ray.classes import IGNORE
 from satseg_ray.geo.quicklook import visible_bands
+from satseg_ray.model.calibration import Reliability
 from satseg_ray.model.diagnostics import (
-    Counts,
     Diagnostics,
     PatchScore,
     flat_metrics,
-    sureness_of,
 )
 from satseg_ray.model.figures import (
     Sample,
@@ -34,7 +32,6 @@ from satseg_ray.model.figures import (
     write_samples,
 )
 from satseg_ray.model.protocol import Model
-from satseg_ray.model.spec import ModelSpec
 from satseg_ray.patches.crop import centred
 from satseg_ray.patches.store import PatchStore, SplitReader
 from satseg_ray.products import fresh_directory
@@ -55,10 +52,10 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class Findings:
-    """A model over a split; ``raw_sureness`` is its table before the temperature, if it has one."""
+    """A model over a split; ``raw`` is how sure it was before its temperature, if it has one."""
 
     diagnostics: Diagnostics
-    raw_sureness: Counts | None
+    raw: Reliability | None
 
 
 def folder_of(model: Path) -> Path:
@@ -111,21 +108,16 @@ def _log(run: Run, folder: Path) -> None:
 def look(model: Model, reader: SplitReader) -> Findings:
     """Return the diagnostics of a model over all patches of a split, batch by batch."""
     spec = model.spec
-    temperature = temperature_of(spec)
+    temperature = spec.temperature
     total = Diagnostics.zero(len(spec.classes), SHOWN)
-    raw = np.zeros_like(total.sureness)
+    raw = Reliability.zero()
     for keys, samples in _batches(model, reader):
         scores = model.predict_proba(samples.image)
         total += Diagnostics.of(scores, samples.mask, keys, SHOWN)
         if temperature != 1:
-            known = samples.mask != IGNORE
-            raw += sureness_of(tempered(scores[known], temperature), samples.mask[known])
+            sure = tempered(scores, temperature).max(axis=-1)
+            raw += Reliability.of(samples.mask, scores.argmax(axis=-1), sure)
     return Findings(total, raw if temperature != 1 else None)
-
-
-def temperature_of(spec: ModelSpec) -> float:
-    """Return what the model's logits are divided by; 1 in a spec that does not say."""
-    return float(getattr(spec, "temperature", 1.0))
 
 
 def tempered(scores: Any, temperature: float) -> Any:
@@ -150,7 +142,7 @@ def _write(folder: Path, task: TrainTask, state: TrainState) -> None:
         _draw(folder, found, model, reader)
         report |= found.diagnostics.to_dict(classes.names)
         report["metrics"] = flat_metrics(found.diagnostics, classes.names)
-        report["temperature"] = temperature_of(model.spec)
+        report["temperature"] = model.spec.temperature
         for end in ("best", "worst"):
             report[end] = [_told(reader, score) for score in _shown(found.diagnostics, end)]
     (folder / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -184,12 +176,8 @@ def _draw(folder: Path, found: Findings, model: Model, reader: SplitReader) -> N
     write_confusion(folder / "confusion.png", diagnostics.confusion, classes.names)
     write_iou(folder / "iou.png", diagnostics.confusion, classes)
     write_precision_recall(folder / "precision_recall.png", diagnostics, classes)
-    write_reliability(
-        folder / "reliability.png",
-        diagnostics.sureness,
-        temperature_of(model.spec),
-        found.raw_sureness,
-    )
+    sure = diagnostics.reliability
+    write_reliability(folder / "reliability.png", sure, model.spec.temperature, found.raw)
     for end, by in (("best", "mean IoU"), ("worst", "loss")):
         shown = _shown(diagnostics, end)
         samples = [_sample(model, reader, score) for score in shown]

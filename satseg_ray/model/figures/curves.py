@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from satseg_ray.classes import ClassTable
-from satseg_ray.model.diagnostics import SURENESS_BINS, Counts, Diagnostics, calibration_error
+from satseg_ray.model.calibration import BINS, Reliability
+from satseg_ray.model.diagnostics import Diagnostics
 from satseg_ray.model.figures.canvas import (
     BLUE,
     INK,
@@ -80,22 +81,22 @@ def _equal_f1(axes: Axes) -> None:
 
 def write_reliability(
     path: Path,
-    sureness: Counts,
+    found: Reliability,
     temperature: float | None = None,
-    uncalibrated: Counts | None = None,
+    uncalibrated: Reliability | None = None,
 ) -> None:
-    """Write the reliability diagram of ``Diagnostics.sureness`` as a PNG, with its ECE.
+    """Write a reliability diagram as a PNG, with its ECE.
 
-    Where a ``temperature`` is given it is named, and ``uncalibrated`` is the same table without
+    Where a ``temperature`` is given it is named, and ``uncalibrated`` is what was found without
     it, drawn dashed.
     """
     figure = new_figure(5.6, 6.4)
     axes, below = figure.subplots(2, sharex=True, height_ratios=(3.4, 1))
     axes.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, linestyle="--")
-    said, right, share = _by_bin(sureness)
-    width = 1 / SURENESS_BINS
+    said, right, share = found.by_bin()
+    width = 1 / BINS
     some = ~np.isnan(said)
-    centers = (np.arange(SURENESS_BINS) + 0.5) * width
+    centers = (np.arange(BINS) + 0.5) * width
     both = np.fmin(said, right)
     axes.bar(centers[some], both[some], width * 0.92, color=BLUE, alpha=0.85)
     for name, high, color in (("too sure", said, WARN), ("not sure enough", right, BLUE)):
@@ -104,27 +105,20 @@ def write_reliability(
             alpha=0.28, edgecolor=color, linewidth=0, label=name,
         )  # fmt: skip
     if uncalibrated is not None:
-        before, hits, _ = _by_bin(uncalibrated)
+        before, hits, _ = uncalibrated.by_bin()
         axes.plot(before, hits, color=INK, linewidth=1.2, linestyle=":", marker="o", markersize=3.5,
-                  label=f"temperature 1, ECE {calibration_error(uncalibrated):.3f}")  # fmt: skip
-    title = f"Reliability, ECE {calibration_error(sureness):.3f}"
+                  label=f"temperature 1, ECE {uncalibrated.error:.3f}")  # fmt: skip
+    title = f"Reliability, ECE {found.error:.3f}"
     if temperature is not None:
         title += f", temperature {temperature:.2f}"
     plain(axes, title, ylabel="share of pixels that are right")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
     below.bar(centers, share, width * 0.92, color="#999999")
-    pixels = counted(int(sureness[..., 0].sum()))
+    pixels = counted(int(found.table[:, 0].sum()))
     plain(below, xlabel=f"probability of the predicted class ({pixels} pixels)", ylabel="pixels")
     below.yaxis.set_major_formatter("{x:.0%}")
     save(figure, path)
-
-
-def _by_bin(sureness: Counts) -> tuple[Ratios, Ratios, Ratios]:
-    """Return mean probability, accuracy (``nan`` without a pixel) and share of pixels by bin."""
-    pixels, hits, sums = sureness.sum(axis=0).astype(np.float64).T
-    with np.errstate(invalid="ignore"):
-        return sums / _UNIT / pixels, hits / pixels, pixels / max(pixels.sum(), 1)
 
 
 def _mean(values: Ratios) -> float:
