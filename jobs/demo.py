@@ -44,9 +44,10 @@ def main() -> None:
         "ingest": run_job("ingest", "--scenes", str(image), "--labels", str(labels)),
         "tile": run_job("tile"),
         "train": run_job("train"),
-        "predict": run_job("predict", "--scene", str(image)),
-        "evaluate": run_job("evaluate"),
     }
+    version = ("--version", results["train"]["registered"]["version"])
+    results["predict"] = run_job("predict", "--scene", str(image), *version)
+    results["evaluate"] = run_job("evaluate", *version)
     report = summary(results, time.monotonic() - start)
     path = workspace / "demo" / "report.json"
     path.write_text(json.dumps(report | {"jobs": results}, indent=2) + "\n", encoding="utf-8")

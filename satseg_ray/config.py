@@ -181,6 +181,12 @@ class TrainConfig(TrainingSpec):
     dataset: str = Field(description="Name of the data set.")
     architecture: Literal["unet", "linknet", "fpn", "pspnet"] = "unet"
     backbone: str = Field("efficientnetb0", description="A backbone of segmentation-models.")
+    patch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Side in pixels of what the network sees, cut out of stored patches; null: the "
+        "largest it takes.",
+    )
     encoder_weights: str | None = Field(
         None,
         description="First weights of the encoder: 'imagenet', a weights file, a model directory.",
@@ -193,7 +199,12 @@ class TrainConfig(TrainingSpec):
         None, ge=1, description="Pixels between patches in prediction; null: 3/4 of a patch."
     )
     register_as: str | None = Field(
-        None, alias="register", description="Registers the result by this name, as champion."
+        None, alias="register", description="Registers the result by this name."
+    )
+    alias: str | None = Field(
+        None,
+        description="What the registered version becomes; null: champion of a name without one, "
+        "else challenger.",
     )
     experiment: str = Field("satseg", description="The MLflow experiment.")
     workers: int = Field(1, ge=1, description="Ray Train workers.")

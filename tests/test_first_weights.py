@@ -78,6 +78,14 @@ def test_a_stored_size_that_the_network_cannot_take_is_refused():
         model_spec(config(architecture="pspnet"), manifest(40))
 
 
+def test_a_side_of_ones_own_is_cut_out_of_the_stored_patches_and_checked():
+    assert model_spec(config(patch_size=32), manifest(64)).patch_size == 32
+    with pytest.raises(ConfigError, match="patch_size: 96 is more than the 64 pixels"):
+        model_spec(config(patch_size=96), manifest(64))
+    with pytest.raises(ConfigError, match=r"takes no patches of 50 pixels.*such as 32 or 64"):
+        model_spec(config(patch_size=50), manifest(64))
+
+
 def test_by_default_weights_are_random_and_nothing_is_changed(place):
     start = find_start(config(), SPEC, place)
     assert start == Start()

@@ -19,6 +19,7 @@ from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec, save_model
 from satseg_ray.process import LEGACY_KERAS
 from satseg_ray.tracking import Run, Tracking, fetch, register_model, resolve, tracking_uri
+from satseg_ray.tracking.registry import entry_alias
 from tests.test_model_network import SPEC, settled_threads
 
 STRANGER = """
@@ -202,3 +203,16 @@ def as_a_stranger(
     )
     assert done.returncode == 0, done.stderr
     return np.load(paths[1]), json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.tensorflow
+def test_the_first_version_of_a_name_is_its_champion_and_later_ones_challenge_it(
+    tracking, run, tmp_path
+):
+    directory = model_of(SPEC, tmp_path / "result")
+    assert entry_alias(tracking, "rivals") == "champion"
+    first = register_model(run, directory, "rivals", entry_alias(tracking, "rivals"))
+    assert entry_alias(tracking, "rivals") == "challenger"
+    second = register_model(run, directory, "rivals", entry_alias(tracking, "rivals"))
+    assert resolve(tracking, "rivals") == first
+    assert resolve(tracking, "rivals", "challenger") == second

@@ -178,14 +178,14 @@ def test_training_goes_on_from_another_model_on_crops_of_the_stored_patches(
 ):
     from satseg_ray.train.loop import fit
 
-    task = make_task(patches, tmp_path / "model", epochs=1, learning_rate=1e-6)
-    task = replace(
-        task,
-        spec=replace(task.spec, patch_size=32, stride=32),
-        first=FirstWeights(model=str(trained[0])),
-    )
-    state = fit(task, SoloSession(tmp_path / "checkpoints"))
-    assert state.history[0]["loss"] < 0.5 * trained[1].history[0]["loss"]
+    def first_loss(name: str, first: FirstWeights) -> float:
+        task = make_task(patches, tmp_path / name, epochs=1, learning_rate=1e-6)
+        spec = replace(task.spec, patch_size=32, stride=32)
+        session = SoloSession(tmp_path / f"{name}-checkpoints")
+        return fit(replace(task, spec=spec, first=first), session).history[0]["loss"]
+
+    known = first_loss("model", FirstWeights(model=str(trained[0])))
+    assert known < 0.7 * first_loss("anew", FirstWeights())
     assert read_spec(tmp_path / "model").patch_size == 32
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as Registered
     from mlflow.models import Model, ModelSignature
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 _ARTIFACT = "model"
 _RESERVED = re.compile(r"latest|v?\d+", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
@@ -86,6 +86,18 @@ def register_model(
     if alias is not None:
         client.set_registered_model_alias(name, alias, str(created.version))
     return _version(created)
+
+
+def entry_alias(tracking: Tracking, name: str) -> str:
+    """Return what a new version of a name becomes: champion of one without any, else challenger.
+
+    Only a promotion takes the title from a champion.
+    """
+    try:
+        resolve(tracking, name)
+    except ModelVersionNotFound:
+        return CHAMPION
+    return CHALLENGER
 
 
 def resolve(tracking: Tracking, name: str, version_or_alias: str = CHAMPION) -> ModelVersion:

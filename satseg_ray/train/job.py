@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import Diverged
+from satseg_ray.errors import ConfigError, Diverged
 from satseg_ray.geo import Axis
 from satseg_ray.lineage import code_revision
-from satseg_ray.model.backbones import accepted_size
+from satseg_ray.model.backbones import accepted_size, check_size
 from satseg_ray.model.class_weights import check_weighted
 from satseg_ray.model.network import check_spec
 from satseg_ray.model.pretrained import FirstWeights
@@ -24,7 +24,7 @@ from satseg_ray.tracking import Run, Tracking, register_model
 from satseg_ray.tracking.courier import reconcile
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import dataset_use
-from satseg_ray.tracking.registry import check_name
+from satseg_ray.tracking.registry import check_name, entry_alias
 from satseg_ray.tracking.system import log_environment
 from satseg_ray.train.diagnose import folder_of, log_diagnostics
 from satseg_ray.train.first_weights import find_start
@@ -64,6 +64,8 @@ def train_supervised(config: TrainConfig, supervision: Supervision) -> Mapping[s
     workspace = Workspace.resolve()
     if config.register_as:
         check_name("register", config.register_as)
+    if config.alias:
+        check_name("alias", config.alias)
     check_shared(config.batch_size, config.workers)
     with DataStore.of(workspace).reading_patches(config.dataset) as patches:
         store = PatchStore.open(patches)
@@ -184,12 +186,13 @@ def _complete(run: Run, result: TrainResult) -> int:
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
     """Return the spec of the model that a config asks for on these patches.
 
-    Its patch size is the largest one up to the stored size that the architecture takes.
+    Its patch size is the config's, or the largest one up to the stored size that the
+    architecture takes.
 
     Raises:
-        ConfigError: the stored patches are smaller than any that it takes.
+        ConfigError: the stored patches are smaller than that, or than any that it takes.
     """
-    side = accepted_size(config.architecture, manifest.patch_size)
+    side = _side(config, manifest.patch_size)
     return ModelSpec(
         architecture=config.architecture,
         backbone=config.backbone,
@@ -209,6 +212,19 @@ def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
             "stored_patch_size": str(manifest.patch_size),
         },
     )
+
+
+def _side(config: TrainConfig, stored: int) -> int:
+    if config.patch_size is None:
+        return accepted_size(config.architecture, stored)
+    if config.patch_size > stored:
+        raise ConfigError(
+            "patch_size",
+            f"{config.patch_size} is more than the {stored} pixels of the stored patches",
+            "Take a smaller one, or tile the data set with larger patches.",
+        )
+    check_size(config.architecture, config.patch_size)
+    return config.patch_size
 
 
 def training_spec(config: TrainConfig) -> TrainingSpec:
@@ -232,6 +248,12 @@ def _resources(config: TrainConfig) -> TrainResources:
 def _register(config: TrainConfig, run: Run, result: TrainResult) -> dict[str, str] | None:
     if not config.register_as:
         return None
-    version = register_model(run, Path(result.model), config.register_as)
-    say(f"registered {version.uri}, champion of {version.name}")
-    return {"name": version.name, "version": version.version, "uri": version.uri}
+    alias = config.alias or entry_alias(run.tracking, config.register_as)
+    version = register_model(run, Path(result.model), config.register_as, alias)
+    say(f"registered {version.uri}, {alias} of {version.name}")
+    return {
+        "name": version.name,
+        "version": version.version,
+        "alias": alias,
+        "uri": version.uri,
+    }

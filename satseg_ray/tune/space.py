@@ -13,6 +13,7 @@ from satseg_ray.errors import ConfigError
 FIXED = (
     "dataset",
     "register",
+    "alias",
     "experiment",
     "workers",
     "threads",

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -20,7 +21,7 @@ from satseg_ray.products import locked
 from satseg_ray.progress import say
 from satseg_ray.runtime import cpus_for_each, places, ray_session
 from satseg_ray.tracking import Run, Tracking, register_model
-from satseg_ray.tracking.registry import check_name
+from satseg_ray.tracking.registry import CHALLENGER, check_name
 from satseg_ray.tune.budget import Budget, SweepState
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.space import Range, Space, check_space, with_values
@@ -29,7 +30,6 @@ from satseg_ray.tune.trial import SCORE, TrialTask, read_note, run_trial
 from satseg_ray.tune.watch import SweepWatch
 from satseg_ray.workspace import Workspace, name_from
 
-CHALLENGER = "challenger"
 _STATE, _NOTES, _RAY = "sweep.json", "trials", "ray"
 _HEAD = {"node:__internal_head__": 0.001}
 """A trial itself only waits for its workers: it takes no CPU, and sits on the head node."""
@@ -56,7 +56,7 @@ def base_config(config: TuneConfig) -> TrainConfig:
     """
     start = TrainConfig(dataset=config.dataset, experiment=config.experiment)
     flat = _flat(config.train)
-    for key in ("dataset", "register", "experiment"):
+    for key in ("dataset", "register", "alias", "experiment"):
         if key in flat:
             raise ConfigError(f"train.{key}", "is set by the sweep", "Leave it out.")
     return with_values(start, flat)
@@ -173,6 +173,7 @@ class _Sweep:
         return param_space(self.config.space)
 
     def _tune_config(self) -> ray_tune.TuneConfig:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         return ray_tune.TuneConfig(
             metric=SCORE,
             mode="max",
