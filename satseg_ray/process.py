@@ -25,6 +25,12 @@ WORKER_ENVIRONMENT = {
 }
 """What every process of a job has, on every node."""
 
+TUNE_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own, on stdout
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would call what was interrupted finished
+}
+"""What a sweep's first process has."""
+
 
 def joins_cluster() -> bool:
     """Tell whether this process works on a cluster that was there before it."""
@@ -41,7 +47,7 @@ def prepare_process() -> None:
 
     A Ray of its own listens on loopback alone and knows a token that nobody else has.
     """
-    wanted = WORKER_ENVIRONMENT | {"RAY_AIR_NEW_OUTPUT": "0"}  # Tune's own, on stdout
+    wanted = WORKER_ENVIRONMENT | TUNE_ENVIRONMENT
     if not joins_cluster():
         # Else Ray turns 127.0.0.1 into the machine's outer address
         wanted["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

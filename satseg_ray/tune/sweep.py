@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,18 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError, TrainingFailed
+from satseg_ray.errors import ConfigError
 from satseg_ray.lineage import value_digest
 from satseg_ray.products import locked
 from satseg_ray.progress import say
 from satseg_ray.runtime import cpus_for_each, places, ray_session
-from satseg_ray.tracking import Run, Tracking, register_model
-from satseg_ray.tracking.registry import CHALLENGER, check_name
+from satseg_ray.tracking import Run, Tracking
+from satseg_ray.tracking.registry import check_name
 from satseg_ray.tune.budget import Budget, SweepState
 from satseg_ray.tune.config import TuneConfig
+from satseg_ray.tune.record import SweepRecord
 from satseg_ray.tune.space import Range, Space, check_space, with_values
-from satseg_ray.tune.summary import Outcome, Trial, best_of, ranked, write_parallel, write_table
+from satseg_ray.tune.summary import Outcome, Trial
 from satseg_ray.tune.trial import SCORE, TrialTask, read_note, run_trial
 from satseg_ray.tune.watch import SweepWatch
 from satseg_ray.workspace import Workspace, name_from
@@ -118,17 +118,21 @@ class _Sweep:
         return self.workspace.sweep(self.name)
 
     def run(self) -> Mapping[str, Any]:
-        """Run or go on, then sum up."""
+        """Run or go on, then sum up; a sweep that is finished only tells what came of it."""
         state = self._state()
-        parent = Run(self.tracking, state.parent)
-        budget = Budget(self.folder / _STATE, self.config.minutes * 60)
-        with parent.recording():
-            results = self._tuner(state, budget).fit()
-            budget.save()
-            trials = [self._trial(result) for result in results]
-            summary = self._sum_up(parent, trials)
-        replace(self._state(), done=True).write(self.folder / _STATE)
-        return summary
+        record = SweepRecord(
+            self.config, self.workspace, Run(self.tracking, state.parent), self.folder
+        )
+        if state.done:
+            say(f"the sweep {self.name} is finished")
+        else:
+            budget = Budget(self.folder / _STATE, self.config.minutes * 60)
+            with parent.recording():
+                results = self._tuner(state, budget).fit()
+                budget.save()
+                record.sum_up([self._trial(result) for result in results if result.path])
+            replace(self._state(), done=True).write(self.folder / _STATE)
+        return record.result()
 
     def _state(self) -> SweepState:
         """Return the state of this sweep, begun now where there is none."""
@@ -181,8 +185,8 @@ class _Sweep:
             max_concurrent_trials=self.config.concurrent or self._fitting(),
             search_alg=OptunaSearch(seed=self.config.seed),
             scheduler=ASHAScheduler(
-                max_t=self.base.epochs
-                + 1,  # at max_t a trial is killed, before it has written its model
+                # At max_t a trial is killed, before it has written its model
+                max_t=self.base.epochs + 1,
                 grace_period=min(self.config.grace, self.base.epochs),
                 reduction_factor=self.config.reduction,
             ),
@@ -199,15 +203,16 @@ class _Sweep:
         return max(1, places(cpus, int(self.base.gpu)) // self.base.workers)
 
     def _trial(self, result: Any) -> Trial:
-        metrics = result.metrics or {}
-        note = read_note(self.folder / _NOTES / f"{metrics.get('trial_id')}.json")
+        """Return what became of a trial; one that the budget ended may have no figures."""
+        metrics, trial_id = result.metrics or {}, Path(result.path).name
+        note = read_note(self.folder / _NOTES / f"{trial_id}.json")
         epochs = int(metrics.get("epoch", 0))
         outcome: Outcome = "failed" if result.error else "stopped"
         if not result.error and epochs >= self.base.epochs:
             outcome = "finished"
         values = result.config or {}
         return Trial(
-            name=trial_name(self.name, str(metrics.get("trial_id")), values, self.config.space),
+            name=trial_name(self.name, trial_id, values, self.config.space),
             values={key: values[key] for key in self.config.space},
             score=metrics.get(SCORE),
             outcome=outcome,
@@ -216,54 +221,3 @@ class _Sweep:
             run_id=note.get("run_id"),
             problem=note.get("problem") or (str(result.error) if result.error else None),
         )
-
-    def _sum_up(self, parent: Run, trials: Sequence[Trial]) -> Mapping[str, Any]:
-        """Record the trials with the sweep, end their runs, and register the best."""
-        table, picture = self.folder / "trials.csv", self.folder / "parallel.png"
-        write_table(table, trials, self.config.metric)
-        write_parallel(picture, trials, self.config.space, self.config.metric)
-        for path in (table, picture):
-            parent.log_artifact(path)
-        best = best_of(trials)
-        for trial in trials:
-            self._close(trial, keep=trial is best)
-        if best is None or best.run_id is None:
-            raise TrainingFailed(
-                self.name,
-                f"none of {len(trials)} trials came to its end",
-                "Allow more minutes or fewer epochs; trials.csv says what each met.",
-            )
-        parent.log_metrics({f"best_{self.config.metric}": float(best.score or 0.0)})
-        parent.set_tags({"best_run": best.run_id})
-        return {
-            "sweep": self.name,
-            "run_id": parent.run_id,
-            "trials": [
-                {"name": t.name, "outcome": t.outcome, "score": t.score, **t.values}
-                for t in ranked(trials)
-            ],
-            "best": {"name": best.name, "run_id": best.run_id, "score": best.score, **best.values},
-            "registered": self._register(best),
-            "table": str(table),
-            "picture": str(picture),
-        }
-
-    def _close(self, trial: Trial, keep: bool) -> None:
-        """End the run of a trial that was stopped, and drop what only its going on needs."""
-        if trial.run_id is None:
-            return
-        run = Run(self.tracking, trial.run_id)
-        run.set_tags({"outcome": trial.outcome})
-        if trial.outcome == "stopped":
-            run.finish()
-        if not keep:
-            shutil.rmtree(self.workspace.run(trial.run_id), ignore_errors=True)
-
-    def _register(self, best: Trial) -> dict[str, str] | None:
-        if not self.config.challenger:
-            return None
-        run = Run(self.tracking, str(best.run_id))
-        directory = self.workspace.run(run.run_id) / "model"
-        version = register_model(run, directory, self.config.challenger, CHALLENGER)
-        say(f"registered {version.uri}, {CHALLENGER} of {version.name}")
-        return {"name": version.name, "version": version.version, "uri": version.uri}
