@@ -47,8 +47,8 @@ class SweepRecord:
             raise TrainingFailed(
                 self.folder.name,
                 f"none of {len(trials)} trials came to its end",
-                f"{self.folder / TABLE} says what each met. More minutes, or fewer epochs, are another "
-                "sweep: give it another name.",
+                f"{self.folder / TABLE} says what each met. More minutes, or fewer epochs, are "
+                "another sweep: give it another name.",
             )
         self.parent.log_metrics({f"best_{self.config.metric}": float(best.score or 0.0)})
         self.parent.set_tags({"best_run": best.run_id})

@@ -120,9 +120,8 @@ class _Sweep:
     def run(self) -> Mapping[str, Any]:
         """Run or go on, then sum up; a sweep that is finished only tells what came of it."""
         state = self._state()
-        record = SweepRecord(
-            self.config, self.workspace, Run(self.tracking, state.parent), self.folder
-        )
+        parent = Run(self.tracking, state.parent)
+        record = SweepRecord(self.config, self.workspace, parent, self.folder)
         if state.done:
             say(f"the sweep {self.name} is finished")
         else:
