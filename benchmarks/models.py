@@ -37,9 +37,8 @@ A U-Net, Linknet or FPN takes any multiple of 32, one network for all sizes; a P
 multiple of 48 that it is built for. Patches that a data set stores in another size are cropped to
 the largest one that the architecture takes (`satseg_ray.model.backbones.accepted_size`): a PSPNet
 on stored patches of 256 pixels is a network for 240. Training crops at a random place, another one
-in each epoch, validation keeps the centre, and evaluation cuts and blends the stored patch as prediction
-does a scene. A data set whose patches are smaller than
-32, or 48, is refused.
+in each epoch, validation keeps the centre, and evaluation cuts and blends a stored patch as
+prediction does a scene. A data set whose patches are smaller than 32, or 48, is refused.
 
 ## First weights
 
