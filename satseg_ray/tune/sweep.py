@@ -149,6 +149,7 @@ class _Sweep:
         return state
 
     def _tuner(self, state: SweepState, budget: Budget) -> ray_tune.Tuner:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         task = TrialTask(self.base, self.config.metric, state.parent, str(self.folder / _NOTES))
         trainable = ray_tune.with_resources(
             partial(run_trial, task=task), ray_tune.PlacementGroupFactory([_HEAD])
@@ -176,7 +177,6 @@ class _Sweep:
         return param_space(self.config.space)
 
     def _tune_config(self) -> ray_tune.TuneConfig:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         return ray_tune.TuneConfig(
             metric=SCORE,
             mode="max",
