@@ -26,7 +26,7 @@ from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.record import SweepRecord
 from satseg_ray.tune.space import Range, Space, check_space, with_values
 from satseg_ray.tune.summary import Outcome, Trial
-from satseg_ray.tune.trial import SCORE, TrialTask, read_note, run_trial
+from satseg_ray.tune.trial import EXPORTED, SCORE, TrialTask, read_note, run_trial
 from satseg_ray.tune.watch import SweepWatch
 from satseg_ray.workspace import Workspace, name_from
 
@@ -184,6 +184,7 @@ class _Sweep:
             max_concurrent_trials=self.config.concurrent or self._fitting(),
             search_alg=OptunaSearch(seed=self.config.seed),
             scheduler=ASHAScheduler(
+                time_attr="epoch",  # Tune itself counts anew where a trial goes on
                 # At max_t a trial is killed, before it has written its model
                 max_t=self.base.epochs + 1,
                 grace_period=min(self.config.grace, self.base.epochs),
@@ -205,17 +206,16 @@ class _Sweep:
         """Return what became of a trial; one that the budget ended may have no figures."""
         metrics, trial_id = result.metrics or {}, Path(result.path).name
         note = read_note(self.folder / _NOTES / f"{trial_id}.json")
-        epochs = int(metrics.get("epoch", 0))
-        outcome: Outcome = "failed" if result.error else "stopped"
-        if not result.error and epochs >= self.base.epochs:
-            outcome = "finished"
+        outcome: Outcome = "finished" if metrics.get(EXPORTED) else "stopped"
+        if result.error:
+            outcome = "failed"
         values = result.config or {}
         return Trial(
             name=trial_name(self.name, trial_id, values, self.config.space),
             values={key: values[key] for key in self.config.space},
             score=metrics.get(SCORE),
             outcome=outcome,
-            epochs=epochs,
+            epochs=int(metrics.get("epoch", 0)),
             seconds=float(metrics.get("time_total_s", 0.0)),
             run_id=note.get("run_id"),
             problem=note.get("problem") or (str(result.error) if result.error else None),

@@ -20,6 +20,9 @@ from satseg_ray.tune.space import with_values
 SCORE = "score"
 """What Tune compares: the highest value of the sweep's metric in a trial so far."""
 
+EXPORTED = "exported"
+"""Whether a trial has come to its end and has a model."""
+
 
 @dataclass(frozen=True)
 class TrialTask:
@@ -60,10 +63,22 @@ def run_trial(values: dict[str, Any], task: TrialTask) -> None:
             callbacks=(ScoreCallback(task.metric),),
             started=lambda run_id: write_note(note, {"run_id": run_id}),
         )
-        train_supervised(config, supervision)
+        result = train_supervised(config, supervision)
+        # A trial that was interrupted after its last epoch has none to report
+        tune.report(final_figures(result, task.metric))
     except SatsegError as error:
         write_note(note, read_note(note) | {"problem": str(error)})
         raise
+
+
+def final_figures(result: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """Return what Tune is told of a training that came to its end.
+
+    >>> final_figures({"epochs": 5, "metrics": {"val_mean_iou": 0.75}}, "val_mean_iou")
+    {'epoch': 5, 'val_mean_iou': 0.75, 'score': 0.75, 'exported': True}
+    """
+    best = result["metrics"].get(metric, float("-inf"))
+    return {"epoch": result["epochs"], metric: best, SCORE: best, EXPORTED: True}
 
 
 def write_note(path: Path, body: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune import Callback
 
 from satseg_ray.progress import clock, say
-from satseg_ray.tune.trial import SCORE
+from satseg_ray.tune.trial import EXPORTED, SCORE
 
 
 class SweepWatch(Callback):  # type: ignore[misc]  # Ray has no types for it
@@ -26,7 +26,9 @@ class SweepWatch(Callback):  # type: ignore[misc]  # Ray has no types for it
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Say how an epoch went."""
+        """Say how an epoch went; the last one is told twice."""
+        if result.get(EXPORTED):
+            return
         score = result.get(SCORE, float("-inf"))
         if score > self._best[1]:
             self._best = str(trial), score
