@@ -33,7 +33,7 @@ def test_a_key_that_is_none_is_refused_by_its_name(key):
     [
         ({}, "is empty"),
         ({"dataset": ["a"]}, "space.dataset: is no setting of a model"),
-        ({"epochs": []}, "space.epochs: holds no value"),
+        ({"seed": []}, "space.seed: holds no value"),
         ({"batch_size": [4, 0]}, "space.batch_size: is 0"),
         ({"learning_rate": Range(low=-1.0, high=1.0)}, "space.learning_rate: is -1.0"),
         ({"architecture": ["unet", "vnet"]}, "space.architecture: is 'vnet'"),

@@ -213,6 +213,11 @@ class Run:
         except Exception as away:
             say(f"MLflow could not be told that run {self.run_id} is {status}: {away}")
 
+    def interrupt(self) -> None:
+        """End the run as stopped by a signal, if it is under way."""
+        if self._client().get_run(self.run_id).info.status == "RUNNING":
+            self._end("KILLED")
+
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         """End the run."""
         self._client().set_terminated(self.run_id, status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,24 @@ class Supervision:
     """What a sweep adds to a training of its own.
 
     ``name`` of the run, the ``parent`` run, Ray Train's ``callbacks``; ``started`` is told the
-    run's id.
+    run's id, and the figures of the epochs that it has behind it.
     """
 
     name: str | None = None
     parent: str | None = None
     callbacks: tuple[Any, ...] = ()
-    started: Callable[[str], None] = lambda run_id: None
+    started: Callable[[str, Sequence[Mapping[str, float]]], None] = lambda run_id, history: None
 
 
 def train(config: TrainConfig) -> Mapping[str, Any]:
     """Train a model; its run, its figures and its files are in the workspace's MLflow."""
-    return train_supervised(config, Supervision())
+    return train_supervised(config, Workspace.resolve(), Supervision())
 
 
-def train_supervised(config: TrainConfig, supervision: Supervision) -> Mapping[str, Any]:
+def train_supervised(
+    config: TrainConfig, workspace: Workspace, supervision: Supervision
+) -> Mapping[str, Any]:
     """Train as :func:`train` does, as a part of a sweep."""
-    workspace = Workspace.resolve()
     if config.register_as:
         check_name("register", config.register_as)
     if config.alias:
@@ -105,7 +106,6 @@ def _trained(
         if config.fresh:
             record.end()
         run = _run(config, spec, tracking, record, supervision)
-        supervision.started(run.run_id)
         with run.recording():
             run.log_params(settings)
             run.log_dataset(dataset_use(workspace, config.dataset, spec.lineage), "training")
@@ -119,6 +119,7 @@ def _trained(
                 run,
                 supervision.callbacks,
             )
+            supervision.started(run.run_id, place.checkpoints.history())
             try:
                 with followed(place.checkpoints, config.epochs):
                     result = train_on_ray(task, resources, place)

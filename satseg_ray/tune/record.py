@@ -42,13 +42,13 @@ class SweepRecord:
             self.parent.log_artifact(self.folder / name)
         best = best_of(trials)
         for trial in trials:
-            self._close(trial, keep=trial is best)
+            self._close(trial, keep=best is None or trial is best)
         if best is None or best.run_id is None:
             raise TrainingFailed(
                 self.folder.name,
                 f"none of {len(trials)} trials came to its end",
-                f"{self.folder / TABLE} says what each met. More minutes, or fewer epochs, are "
-                "another sweep: give it another name.",
+                f"{self.folder / TABLE} says what each met. The same command tries those again "
+                "that failed; more minutes or fewer epochs are another sweep, of another name.",
             )
         self.parent.log_metrics({f"best_{self.config.metric}": float(best.score or 0.0)})
         self.parent.set_tags({"best_run": best.run_id})
@@ -70,6 +70,11 @@ class SweepRecord:
             "picture": str(self.folder / PICTURE),
         }
 
+    def interrupt(self, notes: Sequence[Mapping[str, str]]) -> None:
+        """End the runs that are under way: they go on with the sweep."""
+        for note in notes:
+            Run(self.parent.tracking, note["run_id"]).interrupt()
+
     def _write(self, body: Mapping[str, Any]) -> None:
         with fresh_file(self.folder / RESULT) as partial:
             partial.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
@@ -80,8 +85,8 @@ class SweepRecord:
             return
         run = Run(self.parent.tracking, trial.run_id)
         run.set_tags({"outcome": trial.outcome})
-        if trial.outcome == "stopped":
-            run.finish()
+        if trial.outcome != "finished":
+            run.finish("FAILED" if trial.outcome == "failed" else "FINISHED")
         if not keep:
             shutil.rmtree(self.workspace.run(trial.run_id), ignore_errors=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,6 +12,7 @@ from satseg_ray.errors import ConfigError
 
 FIXED = (
     "dataset",
+    "epochs",
     "register",
     "alias",
     "experiment",
@@ -54,7 +55,7 @@ Space = Mapping[str, list[Value] | Range]
 """Dotted key -> values to choose from, or a range."""
 
 
-def with_values(config: TrainConfig, values: Mapping[str, Value]) -> TrainConfig:
+def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     """Return a training's config with the values of dotted keys in place of its own.
 
     Raises:
@@ -95,6 +96,10 @@ def check_space(config: TrainConfig, space: Space) -> None:
     for key, given in space.items():
         if key in FIXED:
             raise ConfigError(f"space.{key}", "is no setting of a model", "Set it in train.")
+        if key == "patch_size" and isinstance(given, Range):
+            raise ConfigError(
+                "space.patch_size", "is a range: not every size fits a network", "List some sizes."
+            )
         values = [given.low, given.high] if isinstance(given, Range) else given
         if not values:
             raise ConfigError(f"space.{key}", "holds no value", "Give some values.")

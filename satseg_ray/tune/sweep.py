@@ -15,18 +15,21 @@ from ray.tune.search.optuna import OptunaSearch
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
-from satseg_ray.lineage import value_digest
+from satseg_ray.lineage import code_revision, value_digest
+from satseg_ray.patches.store import PatchManifest
 from satseg_ray.products import locked
 from satseg_ray.progress import say
 from satseg_ray.runtime import cpus_for_each, places, ray_session
 from satseg_ray.tracking import Run, Tracking
+from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.registry import check_name
+from satseg_ray.tune.base import base_config, check_against
 from satseg_ray.tune.budget import Budget, SweepState
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.record import SweepRecord
-from satseg_ray.tune.space import Range, Space, check_space, with_values
+from satseg_ray.tune.space import Range, Space, check_space
 from satseg_ray.tune.summary import Outcome, Trial
-from satseg_ray.tune.trial import EXPORTED, SCORE, TrialTask, read_note, run_trial
+from satseg_ray.tune.trial import EXPORTED, SCORE, TrialTask, notes, read_note, run_trial
 from satseg_ray.tune.watch import SweepWatch
 from satseg_ray.workspace import Workspace, name_from
 
@@ -36,38 +39,31 @@ _HEAD = {"node:__internal_head__": 0.001}
 
 
 def tune(config: TuneConfig) -> Mapping[str, Any]:
-    """Run a sweep, or go on with it where it was interrupted."""
+    """Run a sweep, or go on with it where it was interrupted.
+
+    Raises:
+        ConfigError: a key, a value, or another sweep of that name.
+        TrainingFailed: no trial came to its end.
+    """
     workspace = Workspace.resolve()
     base = base_config(config)
     check_space(base, config.space)
     if config.challenger:
         check_name("challenger", config.challenger)
-    sweep = _Sweep(config, base, workspace, Tracking.open(workspace.root))
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    with locked(sweep.folder, exclusive=True), ray_session("tune", dashboard=True):
-        return sweep.run()
+    with DataStore.of(workspace).reading_patches(config.dataset) as patches:
+        manifest = PatchManifest.read(patches)
+        check_against(manifest, config, base)
+        tracking = Tracking.open(workspace.root)
+        sweep = _Sweep(config, base, workspace, tracking, sweep_digest(config, manifest))
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        with locked(sweep.folder, exclusive=True), ray_session("tune", dashboard=True):
+            return sweep.run()
 
 
-def base_config(config: TuneConfig) -> TrainConfig:
-    """Return the config that all trials of a sweep share.
-
-    Raises:
-        ConfigError: a key of ``train`` is none, or its value is not allowed.
-    """
-    start = TrainConfig(dataset=config.dataset, experiment=config.experiment)
-    flat = _flat(config.train)
-    for key in ("dataset", "register", "alias", "experiment"):
-        if key in flat:
-            raise ConfigError(f"train.{key}", "is set by the sweep", "Leave it out.")
-    return with_values(start, flat)
-
-
-def _flat(body: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in body.items():
-        name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
+def sweep_digest(config: TuneConfig, manifest: PatchManifest) -> str:
+    """Return a digest of all that decides what a trial is: settings, data and code."""
+    settings = config.model_dump(mode="json", exclude={"name", "challenger", "concurrent"})
+    return value_digest([settings, dict(manifest.lineage), code_revision()])
 
 
 def param_space(space: Space) -> dict[str, Any]:
@@ -100,17 +96,12 @@ class _Sweep:
     base: TrainConfig
     workspace: Workspace
     tracking: Tracking
+    digest: str
 
     @property
     def name(self) -> str:
         """The sweep's name: the config's, or one of the data set and what is varied."""
         return self.config.name or name_from(f"{self.config.dataset}-{self.digest[:8]}")
-
-    @property
-    def digest(self) -> str:
-        """A digest of all that decides what a trial is."""
-        leave_out = {"name", "challenger", "concurrent"}
-        return value_digest(self.config.model_dump(mode="json", exclude=leave_out))
 
     @property
     def folder(self) -> Path:
@@ -127,8 +118,13 @@ class _Sweep:
         else:
             budget = Budget(self.folder / _STATE, self.config.minutes * 60)
             with parent.recording():
-                results = self._tuner(state, budget).fit()
-                budget.save()
+                try:
+                    results = self._tuner(state, budget).fit()
+                except KeyboardInterrupt:
+                    record.interrupt(notes(self.folder / _NOTES))
+                    raise
+                finally:
+                    budget.save()
                 record.sum_up([self._trial(result) for result in results if result.path])
             replace(self._state(), done=True).write(self.folder / _STATE)
         return record.result()
@@ -138,7 +134,9 @@ class _Sweep:
         found = SweepState.read(self.folder / _STATE)
         if found and found.digest != self.digest:
             raise ConfigError(
-                "name", f"{self.name!r} is another sweep, of other settings", "Take another name."
+                "name",
+                f"{self.name!r} is another sweep, of other settings, data or code",
+                "Take another name.",
             )
         if found:
             return found
@@ -150,7 +148,13 @@ class _Sweep:
 
     def _tuner(self, state: SweepState, budget: Budget) -> ray_tune.Tuner:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        task = TrialTask(self.base, self.config.metric, state.parent, str(self.folder / _NOTES))
+        task = TrialTask(
+            self.base,
+            self.workspace,
+            self.config.metric,
+            state.parent,
+            str(self.folder / _NOTES),
+        )
         trainable = ray_tune.with_resources(
             partial(run_trial, task=task), ray_tune.PlacementGroupFactory([_HEAD])
         )
@@ -158,7 +162,11 @@ class _Sweep:
         if ray_tune.Tuner.can_restore(str(place)):
             say(f"goes on with the sweep {self.name}")
             return ray_tune.Tuner.restore(
-                str(place), trainable, resume_unfinished=True, param_space=self._space()
+                str(place),
+                trainable,
+                resume_unfinished=True,
+                restart_errored=True,
+                param_space=self._space(),
             )
         return ray_tune.Tuner(
             trainable,
@@ -181,7 +189,7 @@ class _Sweep:
             metric=SCORE,
             mode="max",
             num_samples=self.config.trials,
-            max_concurrent_trials=self.config.concurrent or self._fitting(),
+            max_concurrent_trials=min(self.config.concurrent or 1 << 16, self._fitting()),
             search_alg=OptunaSearch(seed=self.config.seed),
             scheduler=ASHAScheduler(
                 time_attr="epoch",  # Tune itself counts anew where a trial goes on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from satseg_ray.errors import SatsegError
 from satseg_ray.products import fresh_file
 from satseg_ray.train.job import Supervision, train_supervised
 from satseg_ray.tune.space import with_values
+from satseg_ray.workspace import Workspace
 
 SCORE = "score"
 """What Tune compares: the highest value of the sweep's metric in a trial so far."""
@@ -29,6 +30,7 @@ class TrialTask:
     """What all trials of a sweep share; ``notes`` is a folder that every node reaches."""
 
     base: TrainConfig
+    workspace: Workspace
     metric: str
     parent: str
     notes: str
@@ -41,11 +43,18 @@ class ScoreCallback(TuneReportCallback):  # type: ignore[misc]  # Ray has no typ
         super().__init__()
         self._metric, self._best = metric, float("-inf")
 
+    def go_on(self, history: Iterable[Mapping[str, float]]) -> None:
+        """Take the figures of epochs before into account."""
+        self._best = max((self._score(figures) for figures in history), default=self._best)
+
+    def _score(self, figures: Mapping[str, float]) -> float:
+        return figures.get(self._metric, float("-inf"))
+
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Report one epoch."""
-        self._best = max(self._best, metrics[0].get(self._metric, float("-inf")))
+        self._best = max(self._best, self._score(metrics[0]))
         first = {**metrics[0], SCORE: self._best}
         super().after_report(run_context, [first, *metrics[1:]], checkpoint)
 
@@ -54,16 +63,17 @@ def run_trial(values: dict[str, Any], task: TrialTask) -> None:
     """Train with a trial's values; leaves a note of its run, and of what went wrong."""
     trial = tune.get_context()
     note = Path(task.notes) / f"{trial.get_trial_id()}.json"
-    name = str(trial.get_trial_name())
+    score = ScoreCallback(task.metric)
+
+    def started(run_id: str, history: Sequence[Mapping[str, float]]) -> None:
+        write_note(note, {"run_id": run_id})
+        score.go_on(history)
+
     try:
         config = with_values(task.base, values)
-        supervision = Supervision(
-            name=name,
-            parent=task.parent,
-            callbacks=(ScoreCallback(task.metric),),
-            started=lambda run_id: write_note(note, {"run_id": run_id}),
-        )
-        result = train_supervised(config, supervision)
+        name = str(trial.get_trial_name())
+        supervision = Supervision(name, task.parent, (score,), started)
+        result = train_supervised(config, task.workspace, supervision)
         # A trial that was interrupted after its last epoch has none to report
         tune.report(final_figures(result, task.metric))
     except SatsegError as error:
@@ -86,6 +96,11 @@ def write_note(path: Path, body: Mapping[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with fresh_file(path) as partial:
         partial.write_text(json.dumps(dict(body)), encoding="utf-8")
+
+
+def notes(folder: Path) -> list[dict[str, str]]:
+    """Return what is known of all trials that have a run."""
+    return [read_note(path) for path in sorted(folder.glob("*.json"))]
 
 
 def read_note(path: Path) -> dict[str, str]:
