@@ -60,13 +60,16 @@ def workspace(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def start(workspace: Path) -> subprocess.Popen[str]:
     config = workspace.parent / "sweep.yaml"
     config.write_text(yaml.safe_dump(SWEEP), encoding="utf-8")
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # As a user at home: a cluster of its own, and the workspace where the command is given
+    left_out = ("RAY_ADDRESS", "SATSEG_WORKSPACE")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
     return subprocess.Popen(
         [sys.executable, str(JOBS / "tune.py"), "--config", str(config)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        cwd=workspace.parent,
         start_new_session=True,
     )
 
@@ -75,9 +78,8 @@ def test_a_killed_sweep_goes_on_where_it_was_and_its_best_becomes_the_challenger
     workspace: Path,
 ) -> None:
     killed = start(workspace)
-    notes = workspace / "sweeps" / "small" / "trials"
     until = time.monotonic() + 300
-    while len(list(notes.glob("*.json"))) < 2 and time.monotonic() < until:
+    while not list(workspace.glob("runs/*/checkpoints/epoch-*")) and time.monotonic() < until:
         assert killed.poll() is None, killed.communicate()[1][-3000:]
         time.sleep(0.5)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -98,19 +100,23 @@ def test_a_killed_sweep_goes_on_where_it_was_and_its_best_becomes_the_challenger
     version = resolve(tracking, "toy", "challenger")
     assert version.run_id == best["run_id"]
     client = tracking.client()
-    (parent,) = [
-        run
-        for run in client.search_runs(
-            [e.experiment_id for e in client.search_experiments()], "tags.sweep = 'small'"
-        )
-        if run.info.run_id == result["run_id"]
-    ]
-    assert parent.info.status == "FINISHED"
+    everywhere = [e.experiment_id for e in client.search_experiments()]
+    (parent,) = client.search_runs(everywhere, "tags.sweep = 'small'")
+    assert (parent.info.run_id, parent.info.status) == (result["run_id"], "FINISHED")
+    children = client.search_runs(everywhere, f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    assert {run.info.run_id for run in children} == {row["run_id"] for row in rows}
     assert {a.path for a in client.list_artifacts(result["run_id"])} == {
         "parallel.png",
         "trials.csv",
     }
     for row in rows:
         run = client.get_run(row["run_id"])
-        assert run.data.tags["mlflow.parentRunId"] == result["run_id"]
         assert run.info.status == "FINISHED"
+        losses = client.get_metric_history(row["run_id"], "loss")
+        assert [point.step for point in losses] == list(range(1, len(losses) + 1))
+
+    again = start(workspace)
+    out, err = again.communicate(timeout=120)
+    assert "the sweep small is finished" in err
+    assert json.loads(out) == result  # and nothing else on stdout, nor another version
+    assert resolve(tracking, "toy", "challenger") == version
