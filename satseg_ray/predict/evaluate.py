@@ -52,7 +52,15 @@ _OVERALL = ("accuracy", "mean_iou", "mean_f1")
 
 
 def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
-    """Measure models on the same pixels; ``evaluations/<output>`` and an MLflow run take it."""
+    """Compare models, or measure one; a data set's pipeline keeps how it was done."""
+    return compare(config, kept_settings(config))
+
+
+def compare(config: EvaluateConfig, kept: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Measure models on the same pixels; ``evaluations/<output>`` and an MLflow run take it.
+
+    ``kept`` are the settings that the data set's pipeline keeps, none for ``None``.
+    """
     workspace = Workspace.resolve()
     source = _source(config)
     tracking = Tracking.open(workspace.root)
@@ -77,9 +85,8 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (folder / BLOCKS).write_text(json.dumps(comparison.counts()) + "\n", encoding="utf-8")
         use = _dataset_use(config, workspace)
-        if config.dataset:
-            store = DataStore.of(workspace)
-            store.keep_settings(config.dataset, "evaluate", kept_settings(config))
+        if config.dataset and kept is not None:
+            DataStore.of(workspace).keep_settings(config.dataset, "evaluate", kept)
     run_id = _record(tracking, config.experiment, report, target, use)
     _tell(report, comparison)
     say(f"figures in {target}")
@@ -164,7 +171,7 @@ def _dataset_use(config: EvaluateConfig, workspace: Workspace) -> DatasetUse | N
 
 def kept_settings(config: EvaluateConfig) -> dict[str, Any]:
     """Return what the data set's pipeline keeps of an evaluation: not whose nor where it was."""
-    own = {"model", "version", "scene", "labels", "output"}
+    own = {"model", "models", "version", "scene", "labels", "output"}
     return config.model_dump(mode="json", by_alias=True, exclude=own)
 
 
