@@ -233,13 +233,13 @@ def training_spec(config: TrainConfig) -> TrainingSpec:
 
 
 def _resources(config: TrainConfig) -> TrainResources:
-    """Share the cluster's CPUs among the workers where the config does not say.
+    """Share the cluster's CPUs among workers and readers where the config does not say.
 
     Raises:
-        ConfigError: the workers want more CPUs than the cluster has.
+        ConfigError: they want more CPUs than the cluster has.
     """
-    cpus = config.threads or cpus_for_each(config.workers, int(config.gpu))
-    check_fits(config.workers, cpus, int(config.gpu))
+    cpus = config.threads or cpus_for_each(config.workers, int(config.gpu), config.readers)
+    check_fits(config.workers, cpus, int(config.gpu), config.readers)
     return TrainResources(
         config.workers, cpus, config.gpu, max_failures=config.max_failures, readers=config.readers
     )
