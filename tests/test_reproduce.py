@@ -216,7 +216,7 @@ def test_the_settings_of_a_training_stay_in_the_pipeline_and_make_no_version_of_
     assert kept["tile"] == of_tile
     assert TrainConfig(**kept["train"]) == config.model_copy(update={"register_as": "coast"})
     again = EvaluateConfig(**kept["evaluate"], model="m")
-    alone = {"model": "m", "models": [], "output": None}  # as the stage gives its own model
+    alone: dict[str, object] = {"model": "m", "models": [], "output": None}  # as in its stage
     assert again == evaluation.model_copy(update=alone)
     assert not tile(store, "coast", 1).changed
     assert yaml.safe_load(params.read_text()) == kept

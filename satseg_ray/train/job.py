@@ -248,7 +248,7 @@ def _resources(config: TrainConfig) -> TrainResources:
 def _register(config: TrainConfig, run: Run, result: TrainResult) -> dict[str, str] | None:
     if not config.register_as:
         return None
-    alias = config.alias or entry_alias(run.tracking, config.register_as)
+    alias = config.alias or entry_alias(run, config.register_as)
     version = register_model(run, Path(result.model), config.register_as, alias)
     say(f"registered {version.uri}, {alias} of {version.name}")
     return {
