@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import ray.train
 
-from satseg_ray.errors import ConfigError, SatsegError, TrainingFailed, UnwritableProduct
+from satseg_ray.errors import SatsegError, TrainingFailed
 from satseg_ray.process import WORKER_ENVIRONMENT, quiet_import
 from satseg_ray.tracking import Run
 from satseg_ray.tracking.courier import PATIENT, Courier
@@ -160,8 +160,8 @@ def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     with RaySession(config["place"], resources.readers) as session, session.observed():
         try:
             state = fit(config["task"], session)
-        except (TrainingFailed, UnwritableProduct, ConfigError) as error:
-            return {"failed": error}  # all workers meet it alike: another try would end as this one
+        except SatsegError as error:
+            return {"failed": error}  # a fact: another try would end as this one
     return {"best_epoch": state.best_epoch, "history": state.history}
 
 
