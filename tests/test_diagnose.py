@@ -215,6 +215,29 @@ def test_system_metrics_go_to_the_run_alone_and_go_on_after_a_restart(run, monke
     assert mlflow.get_tracking_uri() == before
 
 
+def test_system_metrics_go_on_after_an_outage_of_mlflow(run, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    answer, asked = MlflowClient.get_run, list[str]()
+
+    def get_run(self, run_id):
+        asked.append(run_id)
+        if len(asked) in (3, 4):
+            raise MlflowException("nobody is there")
+        return answer(self, run_id)
+
+    monkeypatch.setattr(MlflowClient, "get_run", get_run)
+    client, name = run.tracking.client(), "system/process_memory_megabytes"
+    with system_metrics(run, seconds=0.05):
+        end = time.monotonic() + 30
+        while len(client.get_metric_history(run.run_id, name)) < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+    assert len(asked) > 4
+    steps = [point.step for point in client.get_metric_history(run.run_id, name)]
+    assert steps[:3] == [0, 1, 2]
+
+
 def test_machines_beside_the_first_have_names_of_their_own(run):
     with system_metrics(run, "node-1", seconds=0.05):
         time.sleep(0.3)
