@@ -10,7 +10,7 @@ import pytest
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import Diverged, UnwritableProduct
-from satseg_ray.tracking import Tracking
+from satseg_ray.tracking import Run, Tracking
 from satseg_ray.train import job
 from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
 from tests.test_train_loop import write_patches
@@ -80,6 +80,14 @@ def test_a_training_that_was_stopped_or_found_no_room_goes_on_in_its_run(start, 
     assert result["metrics_lost"] == 0
     again = start(Fake(None))
     assert again["run_id"] != result["run_id"]
+
+
+def test_where_mlflow_cannot_be_asked_nobody_knows_how_many_epochs_it_lacks(start, monkeypatch):
+    def away(run, metric):
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr(Run, "steps", away)
+    assert start(Fake(None))["metrics_lost"] is None
 
 
 def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, workspace):

@@ -172,15 +172,15 @@ def _run(
     return run
 
 
-def _complete(run: Run, result: TrainResult) -> int:
-    """Record the epochs that MLflow has missed; return how many it will never have."""
+def _complete(run: Run, result: TrainResult) -> int | None:
+    """Record the epochs that MLflow has missed; return how many it lacks, ``None`` if unknown."""
     try:
         if late := reconcile(run, result.history, "loss"):
             say(f"recorded the figures of {late} epochs that MLflow had missed")
         return 0
     except Exception as away:  # the model is there, and matters more
-        say(f"MLflow does not answer, the figures of some epochs are lost to it: {away}")
-        return len(result.history)
+        say(f"MLflow does not answer, it may lack the figures of some epochs: {away}")
+        return None
 
 
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
