@@ -90,6 +90,15 @@ def test_where_mlflow_cannot_be_asked_nobody_knows_how_many_epochs_it_lacks(star
     assert start(Fake(None))["metrics_lost"] is None
 
 
+def test_a_run_whose_driver_was_killed_is_ended_by_a_fresh_start(start, workspace):
+    with pytest.raises(KeyboardInterrupt):
+        start(Fake(KeyboardInterrupt("SIGINT")))
+    (killed,) = runs(workspace)
+    Tracking.open(workspace).client().update_run(killed, status="RUNNING")  # as after kill -9
+    start(Fake(None), fresh=True)
+    assert runs(workspace)[killed] == "KILLED"
+
+
 def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, workspace):
     stop = KeyboardInterrupt("SIGINT")
     for settings in ({}, {"seed": 1}, {"fresh": True}):

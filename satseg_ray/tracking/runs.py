@@ -89,19 +89,28 @@ class Tracking:
 
     def reopened(self, run_id: str) -> Run | None:
         """Return a run that goes on, ``None`` where there is none of that id, or it was deleted."""
+        if self._status(run_id) is None:
+            return None
+        self.client().update_run(run_id, status="RUNNING")
+        return Run(self, run_id)
+
+    def give_up(self, run_id: str) -> None:
+        """End a run that nobody goes on with as killed, if it has no end yet."""
+        if self._status(run_id) == "RUNNING":
+            Run(self, run_id).finish("KILLED")
+
+    def _status(self, run_id: str) -> str | None:
+        """Return the status of a run, ``None`` where there is none, or it was deleted."""
+        client = self.client()
         from mlflow.exceptions import MlflowException
 
-        client = self.client()
         try:
             found = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-        if found.info.lifecycle_stage != "active":
-            return None
-        client.update_run(run_id, status="RUNNING")
-        return Run(self, run_id)
+        return str(found.info.status) if found.info.lifecycle_stage == "active" else None
 
     def _experiment_id(self, client: MlflowClient, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -103,7 +103,7 @@ def _trained(
     ):
         resources = _resources(config)
         if config.fresh:
-            record.end()
+            _give_up(record, tracking)
         run = _run(config, spec, tracking, record, supervision)
         supervision.started(run.run_id)
         with run.recording():
@@ -170,6 +170,13 @@ def _run(
     run = tracking.create_run(config.experiment, name, {**spec.lineage, **tags})
     record.begin(run.run_id)
     return run
+
+
+def _give_up(record: Unfinished, tracking: Tracking) -> None:
+    """Forget the unfinished run; one whose driver was killed still counts as running."""
+    if run_id := record.run_id():
+        tracking.give_up(run_id)
+    record.end()
 
 
 def _complete(run: Run, result: TrainResult) -> int | None:
