@@ -44,7 +44,8 @@ def system_metrics(run: Run, node: str | None = None, seconds: float = 10) -> It
 
     Those are MLflow's own, and ``process_memory_megabytes`` of this process. The steps go on where
     an earlier process of the run ended; ``node`` stands in the names, for other machines than the
-    first. What falls into an outage of MLflow is missing, and it goes on after that. A server that does not answer holds the end of the block up for ten seconds at most.
+    first. Figures of an outage of MLflow are missing; after it they go on. A server that does not
+    answer holds the end of the block up for ten seconds at most.
     """
     monitor = _monitor(run, node, seconds)
     monitor.start()
