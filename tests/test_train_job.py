@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import Diverged, UnwritableProduct
+from satseg_ray.patches.store import PatchManifest
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.train import job
 from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
@@ -97,6 +99,19 @@ def test_a_run_whose_driver_was_killed_is_ended_by_a_fresh_start(start, workspac
     Tracking.open(workspace).client().update_run(killed, status="RUNNING")  # as after kill -9
     start(Fake(None), fresh=True)
     assert runs(workspace)[killed] == "KILLED"
+
+
+def test_a_class_without_a_training_pixel_is_said_and_is_a_tag(start, workspace, capsys):
+    start(Fake(None))
+    assert "warning: no training pixel" not in capsys.readouterr().err
+    patches = workspace / "data" / "patches" / "toy"
+    manifest = PatchManifest.read(patches)
+    counts = {"train": {"patches": 2, "pixels": {"land": 9, "water": 0, "unlabelled": 0}}}
+    replace(manifest, counts=counts).write(patches)
+    result = start(Fake(None))
+    assert "warning: no training pixel is of water" in capsys.readouterr().err
+    tags = Tracking.open(workspace).client().get_run(result["run_id"]).data.tags
+    assert tags["classes_without_training_pixels"] == "water"
 
 
 def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, workspace):

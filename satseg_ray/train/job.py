@@ -112,6 +112,7 @@ def _trained(
             log_environment(run)
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
+            _tell_absent(run, absent_classes(PatchManifest.read(patches)))
             task = TrainTask(str(patches), str(model), spec, training_spec(config), first)
             place = RunPlace(
                 supervision.name or _name(config),
@@ -219,6 +220,20 @@ def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
             "stored_patch_size": str(manifest.patch_size),
         },
     )
+
+
+def absent_classes(manifest: PatchManifest) -> list[str]:
+    """Return the classes that no labelled pixel of the training split has: nothing teaches them."""
+    pixels = manifest.counts["train"]["pixels"]
+    return [name for name in manifest.classes.names if not pixels[name]]
+
+
+def _tell_absent(run: Run, absent: list[str]) -> None:
+    if absent:
+        names = ", ".join(absent)
+        say(f"warning: no training pixel is of {names}: the model will not find it. 'balanced' "
+            "class weights leave it out. Tile with another split, or add labels.")  # fmt: skip
+        run.set_tags({"classes_without_training_pixels": names})
 
 
 def _side(config: TrainConfig, stored: int) -> int:
