@@ -138,10 +138,11 @@ def resolve(tracking: Tracking, name: str, version_or_alias: str = CHAMPION) -> 
         ) from error
 
 
-def resolve_text(tracking: Tracking, text: str) -> ModelVersion:
+def resolve_text(tracking: Tracking, text: str, key: str = "models") -> ModelVersion:
     """Return the version that ``name``, ``name@alias`` or ``name/3`` stands for.
 
     As in MLflow a ``models:/`` before it is allowed; a name alone means its champion.
+    ``key`` is the setting that it stands in.
 
     Raises:
         ConfigError: the text is none of these.
@@ -149,7 +150,7 @@ def resolve_text(tracking: Tracking, text: str) -> ModelVersion:
     """
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise ConfigError("models", f"{text!r} is no model", "Write name, name@alias or name/3.")
+        raise ConfigError(key, f"{text!r} is no model", "Write name, name@alias or name/3.")
     return resolve(tracking, found["name"], found["version"] or found["alias"] or CHAMPION)
 
 
