@@ -34,7 +34,7 @@ class Fake:
         end = self.ends.pop(0)
         last = state.epoch + 1 if end else EPOCHS
         while state.epoch < last:
-            state.advance([np.zeros(1)], [], FIGURES, "val_mean_iou")
+            state.advance([np.zeros(1)], [], FIGURES)
             place.checkpoints.write(state)
         if end:
             raise end

@@ -14,6 +14,7 @@ import ray.train
 
 from satseg_ray.errors import SatsegError, TrainingFailed
 from satseg_ray.process import WORKER_ENVIRONMENT, quiet_import
+from satseg_ray.progress import say
 from satseg_ray.tracking import Run
 from satseg_ray.tracking.courier import PATIENT, Courier
 from satseg_ray.tracking.system import system_metrics
@@ -196,4 +197,6 @@ class RaySession:
 
     def __exit__(self, *error: object) -> None:
         if self._courier:
-            self._courier.close(timeout=5.0 if error[0] else 30.0)
+            late = self._courier.close(timeout=5.0 if error[0] else 30.0)
+            if late:
+                say(f"MLflow does not have the figures of {late} epochs yet")
