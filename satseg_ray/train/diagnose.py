@@ -37,7 +37,7 @@ from satseg_ray.patches.store import PatchStore, SplitReader
 from satseg_ray.products import fresh_directory
 from satseg_ray.progress import say
 from satseg_ray.tracking import Run
-from satseg_ray.train.batches import ahead, to_samples
+from satseg_ray.train.batches import BatchSource, ahead, to_samples
 from satseg_ray.train.checkpoint import TrainState
 from satseg_ray.train.plan import Worker, validation_batches
 from satseg_ray.train.samples import BandStatistics, Samples
@@ -161,11 +161,10 @@ def _loaded(directory: Path) -> Model:
 
 def _batches(model: Model, reader: SplitReader) -> Iterator[tuple[Sequence[int], Samples]]:
     """Yield the positions of patches and what the model is fed, read ahead."""
-    bands, side = BandStatistics.of(model.spec), model.spec.patch_size
+    source = BatchSource(reader, BandStatistics.of(model.spec), model.spec.patch_size)
 
     def made(keys: Sequence[int]) -> tuple[Sequence[int], Samples]:
-        # A network may take smaller patches than those that are stored
-        return keys, to_samples(centred(reader.read(keys), side), bands)
+        return keys, source.middle(keys)
 
     plan = validation_batches(len(reader), model.batch_size, Worker())
     return ahead(made, [batch.ids for batch in plan])
