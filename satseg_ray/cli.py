@@ -47,6 +47,12 @@ def main(
         _fail(Interrupted("job", reason, "Start it again with the same command."))
     except SatsegError as error:
         _fail(error)
+    except Exception as error:
+        from satseg_ray.tracking.runs import unanswered  # only now: a wrong flag is told at once
+
+        if away := unanswered(error):
+            _fail(away)
+        raise
     print(json.dumps(result, default=str), flush=True)
     return result
 

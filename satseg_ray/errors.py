@@ -198,6 +198,13 @@ class NotBetter(SatsegError):
     http_status = 409
 
 
+class TrackingUnavailable(SatsegError):
+    """MLflow does not answer, after all tries."""
+
+    exit_code = 28
+    http_status = 503
+
+
 class Interrupted(SatsegError):
     """A job was stopped by a signal."""
 

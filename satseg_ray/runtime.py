@@ -73,60 +73,66 @@ def _start_here(dashboard: bool, common: Mapping[str, Any]) -> None:
         del os.environ[_PORT]
 
 
-def places(cpus: int, gpus: int = 0) -> int:
-    """Return how many workers of so many CPUs and GPUs the connected cluster holds at once.
+def places(cpus: int, gpus: int = 0, readers: int = 0) -> int:
+    """Return :func:`places_on` the connected cluster.
 
     Raises:
         ConfigError: not one, with what is asked for and what there is.
     """
     nodes = _nodes()
-    found = places_on(nodes, cpus, gpus)
+    found = places_on(nodes, cpus, gpus, readers)
     if not found:
-        raise _too_much(1, cpus, gpus, nodes)
+        raise _too_much(1, cpus, gpus, readers, nodes)
     return found
 
 
-def check_fits(workers: int, cpus: int, gpus: int) -> None:
+def check_fits(workers: int, cpus: int, gpus: int, readers: int = 0) -> None:
     """Refuse workers that the connected cluster could never place: they would wait for ever.
 
     Raises:
         ConfigError: with what is asked for and what there is.
     """
     nodes = _nodes()
-    if places_on(nodes, cpus, gpus) < workers:
-        raise _too_much(workers, cpus, gpus, nodes)
+    if places_on(nodes, cpus, gpus, readers) < workers:
+        raise _too_much(workers, cpus, gpus, readers, nodes)
 
 
-def places_on(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int) -> int:
+def places_on(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: int, readers: int = 0) -> int:
     """Return how many workers of so many CPUs and GPUs fit on nodes with these resources.
+
+    Each leaves ``readers`` more CPUs free, on whatever nodes: for the tasks that read for it.
 
     >>> places_on([{"CPU": 3}, {"CPU": 3}], cpus=2, gpus=0)
     2
+    >>> places_on([{"CPU": 3}, {"CPU": 3}], cpus=2, gpus=0, readers=2)
+    1
     >>> places_on([{"CPU": 16, "GPU": 1}], cpus=1, gpus=1)
     1
     """
-    by_cpu = [int(node.get("CPU", 0) // cpus) for node in nodes]
-    if not gpus:
-        return sum(by_cpu)
-    by_gpu = [int(node.get("GPU", 0) // gpus) for node in nodes]
-    return sum(map(min, by_cpu, by_gpu))
+    whole = [int(node.get("CPU", 0)) for node in nodes]
+    by_cpu = [found // cpus for found in whole]
+    by_gpu = [int(node.get("GPU", 0) // gpus) for node in nodes] if gpus else by_cpu
+    return min(sum(map(min, by_cpu, by_gpu)), sum(whole) // (cpus + readers))
 
 
-def widest_share(nodes: Sequence[Mapping[str, float]], workers: int, gpus: int) -> int:
+def widest_share(
+    nodes: Sequence[Mapping[str, float]], workers: int, gpus: int, readers: int = 0
+) -> int:
     """Return the most CPUs that each of so many equal workers can have; 1 where they do not fit.
 
     >>> widest_share([{"CPU": 8}, {"CPU": 1}], workers=3, gpus=0)
     2
+    >>> widest_share([{"CPU": 8}], workers=2, gpus=0, readers=1)
+    3
     """
     most = int(max((node.get("CPU", 0) for node in nodes), default=1))
     shares = range(most, 0, -1)
-    return next((cpus for cpus in shares if places_on(nodes, cpus, gpus) >= workers), 1)
+    return next((cpus for cpus in shares if places_on(nodes, cpus, gpus, readers) >= workers), 1)
 
 
-def cpus_for_each(workers: int, gpus: int) -> int:
+def cpus_for_each(workers: int, gpus: int, readers: int = 0) -> int:
     """Return :func:`widest_share` on the connected cluster."""
-    nodes = _nodes()
-    return widest_share(nodes, workers, gpus)
+    return widest_share(_nodes(), workers, gpus, readers)
 
 
 def cluster_cpus() -> int:
@@ -139,11 +145,12 @@ def _nodes() -> list[Mapping[str, float]]:
 
 
 def _too_much(
-    workers: int, cpus: int, gpus: int, nodes: Sequence[Mapping[str, float]]
+    workers: int, cpus: int, gpus: int, readers: int, nodes: Sequence[Mapping[str, float]]
 ) -> ConfigError:
     found = ", ".join(f"{n.get('CPU', 0):g} CPUs {n.get('GPU', 0):g} GPUs" for n in nodes)
+    more = f", and a CPU for each of their {readers} readers" if readers else ""
     return ConfigError(
-        "workers, actors, threads, gpu",
-        f"ask for {workers} of {cpus} CPUs and {gpus} GPUs each, the nodes have {found}",
+        "workers, actors, threads, readers, gpu",
+        f"ask for {workers} of {cpus} CPUs and {gpus} GPUs each{more}, the nodes have {found}",
         "Ask for less, or add nodes.",
     )

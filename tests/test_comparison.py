@@ -18,7 +18,7 @@ from satseg_ray.errors import BandMismatch, SatsegError
 from satseg_ray.geo.grid import Window
 from satseg_ray.model.bootstrap import Resampling
 from satseg_ray.model.calibration import Reliability
-from satseg_ray.model.comparison_figures import write_forest, write_reliability
+from satseg_ray.model.figures import write_forest, write_reliabilities
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.numerics import NumericsKey
 from satseg_ray.model.segment import _covering, score_patches
@@ -211,7 +211,7 @@ def test_figures_are_drawn(measured, tmp_path):
     )
     write_forest(tmp_path / "forest.png", found, TABLE.names, 0.95)
     tables = {m.contender.label: m.reliability for m in measured if m.reliability}
-    write_reliability(tmp_path / "reliability.png", tables)
+    write_reliabilities(tmp_path / "reliability.png", tables)
     for name in ("forest", "reliability"):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
         assert min(pixels.shape) > 100

@@ -8,12 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
 from satseg_ray import errors
+from satseg_ray.cli import main
 from satseg_ray.config import (
     EvaluateConfig,
     IngestConfig,
@@ -54,6 +59,32 @@ def run_job(job: str, *flags: str, **environment: str) -> subprocess.CompletedPr
         env=os.environ | environment,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MlflowException("API request to http://x failed with exception refused"), 28),
+        (MlflowException("database is locked", TEMPORARILY_UNAVAILABLE), 28),
+        (requests.ConnectionError("refused"), 28),
+        (MlflowException("a run has no such state", INVALID_PARAMETER_VALUE), None),
+        (OSError("no file"), None),
+    ],
+)
+def test_an_mlflow_that_is_away_is_told_in_a_sentence(tmp_path, monkeypatch, capsys, error, code):
+    def run(config):
+        raise error
+
+    module = types.ModuleType("breaking")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "breaking", module)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    script = write_yaml(tmp_path, "dataset: a\n").with_suffix(".py")
+    with pytest.raises(SystemExit if code else type(error)) as met:
+        main(TileConfig, "breaking:run", str(script), [])
+    if code:
+        assert met.value.code == code
+        assert json.loads(capsys.readouterr().out)["problem"].startswith("does not answer: ")
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):

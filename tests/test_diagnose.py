@@ -56,7 +56,7 @@ def state_of(epochs: int = 3) -> TrainState:
     state = TrainState()
     for epoch in range(epochs):
         figures = {"loss": 1 / (epoch + 1), "val_loss": 1.0, "val_mean_iou": 0.5}
-        state.advance([], [], figures, "val_mean_iou")
+        state.advance([], [], figures)
     return state
 
 
@@ -213,6 +213,29 @@ def test_system_metrics_go_to_the_run_alone_and_go_on_after_a_restart(run, monke
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= names
     assert mlflow.active_run() is None
     assert mlflow.get_tracking_uri() == before
+
+
+def test_system_metrics_go_on_after_an_outage_of_mlflow(run, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    answer, asked = MlflowClient.get_run, list[str]()
+
+    def get_run(self, run_id):
+        asked.append(run_id)
+        if len(asked) in (3, 4):
+            raise MlflowException("nobody is there")
+        return answer(self, run_id)
+
+    monkeypatch.setattr(MlflowClient, "get_run", get_run)
+    client, name = run.tracking.client(), "system/process_memory_megabytes"
+    with system_metrics(run, seconds=0.05):
+        end = time.monotonic() + 30
+        while len(client.get_metric_history(run.run_id, name)) < 3 and time.monotonic() < end:
+            time.sleep(0.05)
+    assert len(asked) > 4
+    steps = [point.step for point in client.get_metric_history(run.run_id, name)]
+    assert steps[:3] == [0, 1, 2]
 
 
 def test_machines_beside_the_first_have_names_of_their_own(run):

@@ -15,7 +15,7 @@ from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.tracking import Tracking, register_model
-from satseg_ray.train.first_weights import Start, find_start, model_name
+from satseg_ray.train.first_weights import Start, find_start
 from satseg_ray.train.job import model_spec
 from satseg_ray.workspace import Workspace
 
@@ -134,7 +134,7 @@ def test_a_registered_model_is_a_start_by_alias_and_by_version(place, tmp_path):
     run = tracking.create_run("train", "a run")
     directory = stored(tmp_path / "result")
     register_model(run, directory, "water")
-    for uri in ("models:/water@champion", "models:/water/1"):
+    for uri in ("models:/water", "models:/water@champion", "models:/water/1"):
         start = find_start(config(init_from=uri), SPEC, place)
         assert start.lineage["init_from"] == "models:/water/1"
         assert start.lineage["init_from_sha256"] == model_digest(directory)
@@ -143,10 +143,10 @@ def test_a_registered_model_is_a_start_by_alias_and_by_version(place, tmp_path):
         find_start(config(init_from="models:/water@nobody"), SPEC, place)
 
 
-@pytest.mark.parametrize("text", ["models:/water", "models:water@a", "models:/a/b/c", "models:/@a"])
-def test_another_form_of_a_models_name_is_refused(text):
-    with pytest.raises(ConfigError, match="Write models:/<name>@<alias>"):
-        model_name(text, "init_from")
+@pytest.mark.parametrize("text", ["models:/water/x", "models:/a/b/c", "models:/@a"])
+def test_another_form_of_a_models_name_is_refused(place, text):
+    with pytest.raises(ConfigError, match=r"init_from: .* is no model. Write name, name@alias"):
+        find_start(config(init_from=text), SPEC, place)
 
 
 @pytest.mark.parametrize("key", ["init_from", "encoder_weights"])

@@ -94,8 +94,8 @@ class Job:
         assert [run.info.run_id for run in runs] == [result["run_id"]]
         assert runs[0].info.status == "FINISHED"
         points = client.get_metric_history(result["run_id"], "loss")
+        assert sorted(p.step for p in points) == list(range(1, EPOCHS + 1)), "repeated or missed"
         found = {point.step: point.value for point in points}
-        assert sorted(found) == list(range(1, EPOCHS + 1))
         return [found[step] for step in sorted(found)]
 
 

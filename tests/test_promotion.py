@@ -271,11 +271,11 @@ def test_the_job_compares_the_champion_with_the_challenger(tracking, home, versi
     asked = []
     low = 0.05
 
-    def evaluated(config: Any) -> dict[str, Any]:
+    def compared(config: Any) -> dict[str, Any]:  # with nothing that the pipeline should keep
         asked.append(config)
         return report(low)
 
-    monkeypatch.setattr(job, "evaluate", evaluated)
+    monkeypatch.setattr(job, "compare", compared)
     tracking.client().set_registered_model_alias(name, "challenger", "1")
     assert job.promote(PromoteConfig(model=name))["reason"] == "first"
     with pytest.raises(ConfigError, match="is version 1, the champion"):
@@ -309,7 +309,7 @@ def test_force_promotes_what_cannot_be_compared(tracking, home, versions, monkey
     def refused(config: Any) -> dict[str, Any]:
         raise BandMismatch("coast/2", "has other classes", "Compare others.")
 
-    monkeypatch.setattr(job, "evaluate", refused)
+    monkeypatch.setattr(job, "compare", refused)
     asked = {"model": first.name, "challenger": "2", "dataset": "coast"}
     with pytest.raises(BandMismatch):
         job.promote(PromoteConfig.model_validate(asked))

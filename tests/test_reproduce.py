@@ -208,13 +208,16 @@ def test_the_settings_of_a_training_stay_in_the_pipeline_and_make_no_version_of_
     config = TrainConfig(dataset="coast", epochs=3)
     with store.reading_patches("coast"):
         store.keep_settings("coast", "train", train_settings(config))
-    evaluation = EvaluateConfig(model="m", dataset="coast", split="val", output="mine")
+    evaluation = EvaluateConfig(
+        models=["m/1", "n"], dataset="coast", split="val", output="mine", resamples=300
+    )
     store.keep_settings("coast", "evaluate", evaluate_settings(evaluation))
     kept = yaml.safe_load(params.read_text())
     assert kept["tile"] == of_tile
     assert TrainConfig(**kept["train"]) == config.model_copy(update={"register_as": "coast"})
     again = EvaluateConfig(**kept["evaluate"], model="m")
-    assert again == evaluation.model_copy(update={"output": None})
+    alone: dict[str, object] = {"model": "m", "models": [], "output": None}  # as in its stage
+    assert again == evaluation.model_copy(update=alone)
     assert not tile(store, "coast", 1).changed
     assert yaml.safe_load(params.read_text()) == kept
     with store._changing("coast", Scope.PATCHES) as side:

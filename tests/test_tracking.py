@@ -18,7 +18,15 @@ from satseg_ray.model.segmenter import Segmenter
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec, save_model
 from satseg_ray.process import LEGACY_KERAS
-from satseg_ray.tracking import Run, Tracking, fetch, register_model, resolve, tracking_uri
+from satseg_ray.tracking import (
+    Run,
+    Tracking,
+    fetch,
+    register_model,
+    registry,
+    resolve,
+    tracking_uri,
+)
 from satseg_ray.tracking.registry import entry_alias
 from tests.test_model_network import SPEC, settled_threads
 
@@ -122,11 +130,38 @@ def test_an_unknown_model_is_named(tracking, version):
         resolve(tracking, "nowhere", version)
 
 
+def test_the_same_model_of_a_run_is_registered_once(tracking, run, tmp_path, monkeypatch):
+    digests = {"best": "1", "last": "2"}
+    stored = []
+
+    def log_model(client, run, directory, tags):
+        stored.append(directory.name)
+        experiment = client.get_run(run.run_id).info.experiment_id
+        return client.create_logged_model(experiment, source_run_id=run.run_id)
+
+    monkeypatch.setattr(registry, "read_spec", lambda directory: SPEC)
+    monkeypatch.setattr(registry, "model_digest", lambda directory: digests[directory.name])
+    monkeypatch.setattr(registry, "_log_model", log_model)
+    best, last = tmp_path / "best", tmp_path / "last"
+    first = register_model(run, best, "once", entry_alias(run, "once"))
+    again = register_model(run, best, "once", entry_alias(run, "once"))
+    assert (again, stored) == (first, ["best"])
+    assert resolve(tracking, "once") == first
+    with pytest.raises(ModelVersionNotFound):
+        resolve(tracking, "once", "challenger")
+    assert register_model(run, last, "once", None).version == "2"
+    later = tracking.create_run("train", "a later run")
+    assert register_model(later, best, "once", entry_alias(later, "once")).version == "3"
+    assert resolve(tracking, "once", "challenger").version == "3"
+    assert register_model(run, best, "twin").version == "1"
+
+
 @pytest.mark.tensorflow
 def test_a_registered_model_is_found_by_version_and_alias_and_fetched(tracking, run, tmp_path):
     settled_threads()
     directory = model_of(SPEC, tmp_path / "result")
-    first = register_model(run, directory, "found", alias=None)
+    before = tracking.create_run("train", "the run before")
+    first = register_model(before, directory, "found", alias=None)
     second = register_model(run, directory, "found")
     assert (first.version, second.version) == ("1", "2")
     assert resolve(tracking, "found") == resolve(tracking, "found", "2") == second
@@ -210,9 +245,10 @@ def test_the_first_version_of_a_name_is_its_champion_and_later_ones_challenge_it
     tracking, run, tmp_path
 ):
     directory = model_of(SPEC, tmp_path / "result")
-    assert entry_alias(tracking, "rivals") == "champion"
-    first = register_model(run, directory, "rivals", entry_alias(tracking, "rivals"))
-    assert entry_alias(tracking, "rivals") == "challenger"
-    second = register_model(run, directory, "rivals", entry_alias(tracking, "rivals"))
+    later = tracking.create_run("train", "a later run")
+    assert entry_alias(run, "rivals") == "champion"
+    first = register_model(run, directory, "rivals", entry_alias(run, "rivals"))
+    assert entry_alias(later, "rivals") == "challenger"
+    second = register_model(later, directory, "rivals", entry_alias(later, "rivals"))
     assert resolve(tracking, "rivals") == first
     assert resolve(tracking, "rivals", "challenger") == second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import Diverged, UnwritableProduct
-from satseg_ray.tracking import Tracking
+from satseg_ray.patches.store import PatchManifest
+from satseg_ray.tracking import Run, Tracking
 from satseg_ray.train import job
 from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
 from tests.test_train_loop import write_patches
@@ -32,7 +34,7 @@ class Fake:
         end = self.ends.pop(0)
         last = state.epoch + 1 if end else EPOCHS
         while state.epoch < last:
-            state.advance([np.zeros(1)], [], FIGURES, "val_mean_iou")
+            state.advance([np.zeros(1)], [], FIGURES)
             place.checkpoints.write(state)
         if end:
             raise end
@@ -80,6 +82,36 @@ def test_a_training_that_was_stopped_or_found_no_room_goes_on_in_its_run(start, 
     assert result["metrics_lost"] == 0
     again = start(Fake(None))
     assert again["run_id"] != result["run_id"]
+
+
+def test_where_mlflow_cannot_be_asked_nobody_knows_how_many_epochs_it_lacks(start, monkeypatch):
+    def away(run, metric):
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr(Run, "steps", away)
+    assert start(Fake(None))["metrics_lost"] is None
+
+
+def test_a_run_whose_driver_was_killed_is_ended_by_a_fresh_start(start, workspace):
+    with pytest.raises(KeyboardInterrupt):
+        start(Fake(KeyboardInterrupt("SIGINT")))
+    (killed,) = runs(workspace)
+    Tracking.open(workspace).client().update_run(killed, status="RUNNING")  # as after kill -9
+    start(Fake(None), fresh=True)
+    assert runs(workspace)[killed] == "KILLED"
+
+
+def test_a_class_without_a_training_pixel_is_said_and_is_a_tag(start, workspace, capsys):
+    start(Fake(None))
+    assert "warning: no training pixel" not in capsys.readouterr().err
+    patches = workspace / "data" / "patches" / "toy"
+    manifest = PatchManifest.read(patches)
+    counts = {"train": {"patches": 2, "pixels": {"land": 9, "water": 0, "unlabelled": 0}}}
+    replace(manifest, counts=counts).write(patches)
+    result = start(Fake(None))
+    assert "warning: no training pixel is of water" in capsys.readouterr().err
+    tags = Tracking.open(workspace).client().get_run(result["run_id"]).data.tags
+    assert tags["classes_without_training_pixels"] == "water"
 
 
 def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, workspace):

@@ -200,11 +200,11 @@ def test_loss_that_is_no_number_stops_with_step_and_keeps_the_checkpoint(patches
 
 def test_state_comes_back_from_its_files(tmp_path):
     state = TrainState()
-    state.advance([np.arange(3.0)], [], {"score": 0.5}, "score")
-    state.advance([np.arange(3.0) + 1], [], {"score": 0.4}, "score")
+    state.advance([np.arange(3.0)], [], {"val_mean_iou": 0.5})
+    state.advance([np.arange(3.0) + 1], [], {"val_mean_iou": 0.4})
     state.write(tmp_path)
     back = TrainState.read(tmp_path)
-    assert (back.epoch, back.best_epoch, dict(back.best)) == (2, 1, {"score": 0.5})
+    assert (back.epoch, back.best_epoch, dict(back.best)) == (2, 1, {"val_mean_iou": 0.5})
     np.testing.assert_array_equal(back.weights[0], [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(back.best_weights[0], [0.0, 1.0, 2.0])
 
@@ -212,7 +212,7 @@ def test_state_comes_back_from_its_files(tmp_path):
 def test_without_a_score_the_newest_weights_are_the_best():
     state = TrainState()
     for number in range(3):
-        state.advance([np.array([number])], [], {"loss": 1.0}, "score")
+        state.advance([np.array([number])], [], {"loss": 1.0})
     assert state.best_epoch == 3
 
 

@@ -211,7 +211,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path):
     checkpoints = Checkpoints(str(tmp_path))
     state = TrainState()
     for epoch in range(1, 4):
-        state.advance([np.full(50_000, float(epoch))], [], {"loss": 1.0}, "score")
+        state.advance([np.full(50_000, float(epoch))], [], {"loss": 1.0})
         if epoch < 3:
             checkpoints.write(state)
             continue

@@ -95,6 +95,16 @@ def test_the_same_training_twice_at_a_time_is_refused_until_its_process_ends(tmp
         assert record.run_id() == "abc"
 
 
+def test_the_run_is_named_in_a_workspace_behind_a_link_too(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    workspace = Workspace(tmp_path / "link")
+    with unfinished(workspace, {}) as record:
+        record.begin("abc")
+        with pytest.raises(InUse, match="run abc: is this"), unfinished(workspace, {}):
+            pass
+
+
 def test_a_run_that_goes_on_is_running_again_and_a_deleted_one_is_not_found(tmp_path: Path):
     tracking = Tracking.open(tmp_path)
     run = tracking.create_run("e", "r")

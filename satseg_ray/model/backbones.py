@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from satseg_ray.errors import ConfigError
@@ -42,27 +42,17 @@ BACKBONES = (
 )
 """All that segmentation_models 1.0.1 has; docs/models.md is the table of what each pair takes."""
 
-UNBUILDABLE: Mapping[tuple[str, str], str] = {}
-"""Pairs (architecture, backbone) that cannot be built, and why."""
-
 
 def check_pair(architecture: str, backbone: str) -> Architecture:
-    """Return the architecture of a pair that a network can be built from.
+    """Return the architecture of a pair that a network can be built from: all known ones.
 
     Raises:
-        ConfigError: either is not known (the near names are listed), or the pair is one of
-            :data:`UNBUILDABLE`.
+        ConfigError: either is not known; the near names are listed.
     """
     if architecture not in ARCHITECTURES:
         raise _unknown("architecture", architecture, tuple(ARCHITECTURES))
     if backbone not in BACKBONES:
         raise _unknown("backbone", backbone, BACKBONES)
-    if why := UNBUILDABLE.get((architecture, backbone)):
-        raise ConfigError(
-            "backbone",
-            f"{backbone!r} cannot be built as {architecture}: {why}",
-            f"Take another backbone, such as {nearest(backbone, BACKBONES, 2)[1]!r}.",
-        )
     return ARCHITECTURES[architecture]
 
 

@@ -20,8 +20,12 @@ from satseg_ray.findings import Finding
 from satseg_ray.geo.raster import inspect_scene
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.bootstrap import Resampling
-from satseg_ray.model.comparison_figures import write_forest, write_reliability
-from satseg_ray.model.figures import write_confusion, write_samples
+from satseg_ray.model.figures import (
+    write_confusion,
+    write_forest,
+    write_reliabilities,
+    write_samples,
+)
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import read_spec
 from satseg_ray.patches.store import PatchManifest, PatchStore
@@ -52,7 +56,15 @@ _OVERALL = ("accuracy", "mean_iou", "mean_f1")
 
 
 def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
-    """Measure models on the same pixels; ``evaluations/<output>`` and an MLflow run take it."""
+    """Compare models, or measure one; a data set's pipeline keeps how it was done."""
+    return compare(config, kept_settings(config))
+
+
+def compare(config: EvaluateConfig, kept: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    """Measure models on the same pixels; ``evaluations/<output>`` and an MLflow run take it.
+
+    ``kept`` are the settings that the data set's pipeline keeps, none for ``None``.
+    """
     workspace = Workspace.resolve()
     source = _source(config)
     tracking = Tracking.open(workspace.root)
@@ -66,20 +78,19 @@ def evaluate(config: EvaluateConfig) -> Mapping[str, Any]:
         fresh_directory(target) as folder,
         ray_session("evaluate"),
     ):
-        trials = [
-            _tried(config, workspace, contender, folder / f"samples-{number}")
+        scored = [
+            _scored(config, workspace, contender, folder / f"samples-{number}")
             for number, contender in enumerate(contenders)
         ]
         how = Resampling(config.resamples, config.seed, config.level)
-        comparison = Comparison([trial.measured for trial in trials], how)
-        _write_figures(folder, comparison, trials)
-        report = _report(comparison, trials[0].pieces)
+        comparison = Comparison([one.measured for one in scored], how)
+        _write_figures(folder, comparison, scored)
+        report = _report(comparison, scored[0].pieces)
         (folder / METRICS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (folder / BLOCKS).write_text(json.dumps(comparison.counts()) + "\n", encoding="utf-8")
         use = _dataset_use(config, workspace)
-        if config.dataset:
-            store = DataStore.of(workspace)
-            store.keep_settings(config.dataset, "evaluate", kept_settings(config))
+        if config.dataset and kept is not None:
+            DataStore.of(workspace).keep_settings(config.dataset, "evaluate", kept)
     run_id = _record(tracking, config.experiment, report, target, use)
     _tell(report, comparison)
     say(f"figures in {target}")
@@ -114,7 +125,7 @@ def _contenders(
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _Scored:
     """One contender's pieces, what became of them, and their sum."""
 
     pieces: Pieces
@@ -122,15 +133,15 @@ class _Trial:
     measured: Measured
 
 
-def _tried(
+def _scored(
     config: EvaluateConfig, workspace: Workspace, contender: Contender, folder: Path
-) -> _Trial:
+) -> _Scored:
     """Score one model: one after the other, so that memory is that of one."""
     pool = Pool(places(config.threads), config.threads)
     pieces = _pieces(config, workspace, contender.spec, folder, pool)
     load = partial(load_segmenter, str(contender.directory), config.batch_size, config.threads)
     outcomes = _score(pieces, load, pool)
-    return _Trial(pieces, outcomes, Measured.of(contender, outcomes, pieces.held_out))
+    return _Scored(pieces, outcomes, Measured.of(contender, outcomes, pieces.held_out))
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ def _dataset_use(config: EvaluateConfig, workspace: Workspace) -> DatasetUse | N
 
 def kept_settings(config: EvaluateConfig) -> dict[str, Any]:
     """Return what the data set's pipeline keeps of an evaluation: not whose nor where it was."""
-    own = {"model", "version", "scene", "labels", "output"}
+    own = {"model", "models", "version", "scene", "labels", "output"}
     return config.model_dump(mode="json", by_alias=True, exclude=own)
 
 
@@ -267,23 +278,23 @@ def _score(pieces: Pieces, load: Any, pool: Pool) -> list[Work]:
     )
 
 
-def _write_figures(folder: Path, comparison: Comparison, trials: Sequence[_Trial]) -> None:
+def _write_figures(folder: Path, comparison: Comparison, scored: Sequence[_Scored]) -> None:
     """Write the figures; samples are of the first model, those whose labels have most to show."""
-    outcomes, first = trials[0].outcomes, trials[0].measured
+    outcomes, first = scored[0].outcomes, scored[0].measured
     spec = first.contender.spec
     offered = sorted((-float(v), str(title)) for o in outcomes for v, title in o["samples"])
-    place = Path(trials[0].pieces.task.folder)
+    place = Path(scored[0].pieces.task.folder)
     samples = [read_sample(place, title) for _, title in offered[:SHOWN]]
     write_samples(folder / SAMPLES, samples, spec.classes)
     write_confusion(folder / CONFUSION, first.confusion, spec.classes.names)
-    labels = [trial.measured.contender.label for trial in trials]
+    labels = [one.measured.contender.label for one in scored]
     found = dict(zip(labels, comparison.estimates, strict=True))
     write_forest(folder / INTERVALS, found, spec.classes.names, comparison.how.level)
     tables = {m.contender.label: m.reliability for m in comparison.measured if m.reliability}
     if tables:
-        write_reliability(folder / RELIABILITY, tables)
-    for trial in trials:
-        shutil.rmtree(trial.pieces.task.folder)
+        write_reliabilities(folder / RELIABILITY, tables)
+    for one in scored:
+        shutil.rmtree(one.pieces.task.folder)
 
 
 def _report(comparison: Comparison, pieces: Pieces) -> dict[str, Any]:

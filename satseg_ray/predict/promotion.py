@@ -8,7 +8,7 @@ from typing import Any
 from satseg_ray.config import EvaluateConfig, PromoteConfig
 from satseg_ray.errors import ConfigError, SatsegError
 from satseg_ray.model.store import read_spec
-from satseg_ray.predict.evaluate import evaluate
+from satseg_ray.predict.evaluate import compare
 from satseg_ray.progress import say
 from satseg_ray.tracking import ModelVersion, Tracking, fetch, resolve
 from satseg_ray.tracking.promotion import (
@@ -80,7 +80,7 @@ def _evidence(
         )
     dataset = config.dataset or _own_dataset(tracking, challenger, workspace)
     versions = [f"{v.name}/{v.version}" for v in (champion, challenger)]
-    report = evaluate(
+    report = compare(
         EvaluateConfig(
             models=versions,
             dataset=dataset,

@@ -7,8 +7,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from satseg_ray.progress import say
 from satseg_ray.tracking.runs import Run
@@ -29,8 +27,7 @@ class Figures:
 class Courier:
     """Records figures of a run in their order, from a thread; what fails is tried again.
 
-    At most ``room`` steps wait: beyond that the oldest are lost, and counted. Close it at the
-    end; as a context manager it does so itself, without waiting after an error.
+    At most ``room`` steps wait: beyond that the oldest are lost, and counted. Close it at the end.
     """
 
     def __init__(self, run: Run, room: int = 10_000, pause: float = 5.0) -> None:
@@ -56,17 +53,6 @@ class Courier:
             self._changed.notify()
         self._thread.join(timeout)
         return self._lost + len(self._waiting)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close(5.0 if error else 30.0)
 
     def _carry(self) -> None:
         while (first := self._next()) is not None:

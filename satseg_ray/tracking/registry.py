@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-_ARTIFACT = "model"
+_ARTIFACT, _DIGEST = "model", "model_sha256"
 _RESERVED = re.compile(r"latest|v?\d+", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
 _EXAMPLE_SIDE = 64
@@ -65,7 +65,8 @@ def register_model(
     """Store a model directory with its run, register it under ``name`` and point ``alias`` at it.
 
     Spec and lineage are stored with the model and are tags of the version. MLflow loads it from
-    code and graph: without a pickle, this package or an environment variable.
+    code and graph: without a pickle, this package or an environment variable. The same model of
+    the same run is registered once: again, it is the version that there is.
 
     Raises:
         ConfigError: the name or the alias is not allowed.
@@ -75,29 +76,39 @@ def register_model(
     if alias is not None:
         check_name("alias", alias)
     spec = read_spec(directory)
-    tags = _tags(spec) | {"model_sha256": model_digest(directory)}
+    tags = _tags(spec) | {_DIGEST: model_digest(directory)}
     client = run.tracking.client()
-    logged = _log_model(client, run, directory, tags)
-    _create_name(client, name)
-    # not models:/<id>: the registry would look that up in MLflow's global store, not in this one
-    created = client.create_model_version(
-        name, logged.artifact_location, run_id=run.run_id, tags=tags, model_id=logged.model_id
-    )
+    version = _registered(client, run, name, tags[_DIGEST])
+    if version is None:
+        logged = _log_model(client, run, directory, tags)
+        _create_name(client, name)
+        # not models:/<id>: the registry would look that up in MLflow's global store, not this one
+        version = client.create_model_version(
+            name, logged.artifact_location, run_id=run.run_id, tags=tags, model_id=logged.model_id
+        )
     if alias is not None:
-        client.set_registered_model_alias(name, alias, str(created.version))
-    return _version(created)
+        client.set_registered_model_alias(name, alias, str(version.version))
+    return _version(version)
 
 
-def entry_alias(tracking: Tracking, name: str) -> str:
-    """Return what a new version of a name becomes: champion of one without any, else challenger.
+def _registered(client: MlflowClient, run: Run, name: str, digest: str) -> Registered | None:
+    """Return the first version of a name that is a run's model of this digest, if there is one."""
+    of_run = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
+    found = [version for version in of_run if version.tags.get(_DIGEST) == digest]
+    return min(found, key=lambda version: int(version.version), default=None)
 
-    Only a promotion takes the title from a champion.
+
+def entry_alias(run: Run, name: str) -> str:
+    """Return what a run's model becomes under a name: champion of one without any, else challenger.
+
+    Only a promotion takes the title from a champion. A run whose own model is champion already,
+    as it was interrupted after that, gets the same answer again.
     """
     try:
-        resolve(tracking, name)
+        champion = resolve(run.tracking, name)
     except ModelVersionNotFound:
         return CHAMPION
-    return CHALLENGER
+    return CHAMPION if champion.run_id == run.run_id else CHALLENGER
 
 
 def resolve(tracking: Tracking, name: str, version_or_alias: str = CHAMPION) -> ModelVersion:
@@ -127,10 +138,11 @@ def resolve(tracking: Tracking, name: str, version_or_alias: str = CHAMPION) -> 
         ) from error
 
 
-def resolve_text(tracking: Tracking, text: str) -> ModelVersion:
+def resolve_text(tracking: Tracking, text: str, key: str = "models") -> ModelVersion:
     """Return the version that ``name``, ``name@alias`` or ``name/3`` stands for.
 
     As in MLflow a ``models:/`` before it is allowed; a name alone means its champion.
+    ``key`` is the setting that it stands in.
 
     Raises:
         ConfigError: the text is none of these.
@@ -138,7 +150,7 @@ def resolve_text(tracking: Tracking, text: str) -> ModelVersion:
     """
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise ConfigError("models", f"{text!r} is no model", "Write name, name@alias or name/3.")
+        raise ConfigError(key, f"{text!r} is no model", "Write name, name@alias or name/3.")
     return resolve(tracking, found["name"], found["version"] or found["alias"] or CHAMPION)
 
 

@@ -6,14 +6,15 @@ import fcntl
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from satseg_ray.errors import ConfigError
+from satseg_ray.errors import ConfigError, TrackingUnavailable
 from satseg_ray.progress import say
 from satseg_ray.workspace import name_from
 
@@ -88,19 +89,28 @@ class Tracking:
 
     def reopened(self, run_id: str) -> Run | None:
         """Return a run that goes on, ``None`` where there is none of that id, or it was deleted."""
+        if self._status(run_id) is None:
+            return None
+        self.client().update_run(run_id, status="RUNNING")
+        return Run(self, run_id)
+
+    def give_up(self, run_id: str) -> None:
+        """End a run that nobody goes on with as killed, if it has no end yet."""
+        if self._status(run_id) == "RUNNING":
+            Run(self, run_id).finish("KILLED")
+
+    def _status(self, run_id: str) -> str | None:
+        """Return the status of a run, ``None`` where there is none, or it was deleted."""
+        client = self.client()
         from mlflow.exceptions import MlflowException
 
-        client = self.client()
         try:
             found = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-        if found.info.lifecycle_stage != "active":
-            return None
-        client.update_run(run_id, status="RUNNING")
-        return Run(self, run_id)
+        return str(found.info.status) if found.info.lifecycle_stage == "active" else None
 
     def _experiment_id(self, client: MlflowClient, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -224,6 +234,31 @@ class Run:
 
     def _client(self) -> MlflowClient:
         return self.tracking.client()
+
+
+def unanswered(error: Exception) -> TrackingUnavailable | None:
+    """Return what an error says of an MLflow that is away or overloaded; ``None`` of any other."""
+    if "mlflow" not in sys.modules or not _is_away(error):
+        return None
+    return TrackingUnavailable(
+        "MLflow",
+        f"does not answer: {next(iter(str(error).splitlines()), type(error).__name__)[:300]}",
+        "Start the job again with the same command once it does.",
+    )
+
+
+def _is_away(error: Any) -> bool:
+    from mlflow.exceptions import MlflowException
+    from requests import ConnectionError, HTTPError, Timeout
+
+    if isinstance(error, ConnectionError | Timeout):
+        return True
+    if not isinstance(error, MlflowException | HTTPError):
+        return False
+    answer: Any = error
+    known = isinstance(error, HTTPError)
+    status = answer.response.status_code if known else answer.get_http_status_code()
+    return bool(status >= 500 or status == 429)
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def system_metrics(run: Run, node: str | None = None, seconds: float = 10) -> It
 
     Those are MLflow's own, and ``process_memory_megabytes`` of this process. The steps go on where
     an earlier process of the run ended; ``node`` stands in the names, for other machines than the
-    first. A server that does not answer holds the end of the block up for ten seconds at most.
+    first. Figures of an outage of MLflow are missing; after it they go on. A server that does not
+    answer holds the end of the block up for ten seconds at most.
     """
     monitor = _monitor(run, node, seconds)
     monitor.start()
@@ -76,9 +77,17 @@ def _monitor(run: Run, node: str | None, seconds: float) -> Any:
         def aggregate_metrics(self) -> dict[str, float]:
             return {name: round(sum(v) / len(v), 1) for name, v in self._metrics.items()}
 
+    class Monitor(untyped.SystemMetricsMonitor):
+        """MLflow's monitor ends where MLflow does not answer; this one tries again."""
+
+        def monitor(self) -> None:
+            while not self._shutdown_event.is_set():
+                super().monitor()  # type: ignore[no-untyped-call]
+                self._shutdown_event.wait(self.sampling_interval)
+
     psutil.cpu_percent()  # the first answer of a process is 0
-    library: Any = untyped
-    monitor = library.SystemMetricsMonitor(
+    library: Any = Monitor
+    monitor = library(
         run.run_id, seconds, resume_logging=True, node_id=node, tracking_uri=run.tracking.uri
     )
     monitor.monitors.append(ProcessMonitor())

@@ -120,11 +120,14 @@ class BatchSource:
         """Yield the samples of each planned batch, the last padded to ``batch_size``."""
 
         def make(batch: Batch) -> Samples:
-            patches = self.reader.read(batch.ids)
-            middle = centred(patches, self.side) if self.side else patches
-            return pad_samples(to_samples(middle, self.bands), batch_size)
+            return pad_samples(self.middle(batch.ids), batch_size)
 
         return ahead(make, plan)
+
+    def middle(self, ids: Sequence[int]) -> Samples:
+        """Return the samples of patches as a network is evaluated on them: of their centre."""
+        patches = self.reader.read(ids)
+        return to_samples(centred(patches, self.side) if self.side else patches, self.bands)
 
     def _somewhere(self, ids: Sequence[int], keys: Sequence[tuple[int, ...]]) -> Patches:
         patches = self.reader.read(ids)

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from satseg_ray.model.calibration import SAMPLED, LogitSample, evenly, fit_temperature
 from satseg_ray.model.network import Network
 from satseg_ray.model.spec import ModelSpec
-from satseg_ray.patches.crop import centred
 from satseg_ray.patches.store import SplitReader
-from satseg_ray.train.batches import to_samples
+from satseg_ray.train.batches import BatchSource
 from satseg_ray.train.samples import BandStatistics
 
 _MOST_PATCHES = 2048
@@ -43,14 +42,12 @@ def _scored(
     spec: ModelSpec, network: Network, validation: SplitReader, places: Sequence[int]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
     """Yield logits and class indexes of the patches at these places, in batches."""
-    bands, side = BandStatistics.of(spec), spec.patch_size
+    source = BatchSource(validation, BandStatistics.of(spec), spec.patch_size)
 
     def scores(image: Any) -> Any:
         return network(image, training=False)
 
     score = tf.function(scores, autograph=False, reduce_retracing=True)
     for start in range(0, len(places), _BATCH):
-        # A network may take smaller patches than those that are stored
-        patches = centred(validation.read(places[start : start + _BATCH]), side)
-        samples = to_samples(patches, bands)
+        samples = source.middle(places[start : start + _BATCH])
         yield score(tf.constant(samples.image)).numpy(), samples.mask

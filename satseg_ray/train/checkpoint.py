@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satseg_ray.products import fresh_directory
+from satseg_ray.train.schedule import SCORE
 
 Arrays: TypeAlias = Sequence[NDArray[Any]]
 
@@ -23,8 +24,8 @@ STATE = "state.json"
 class TrainState:
     """Weights and optimiser after ``len(history)`` epochs, and the best weights so far.
 
-    ``history`` holds the figures of each epoch; ``score`` names the one that is to be highest.
-    With a score that is missing from the figures the newest weights count as the best.
+    ``history`` holds the figures of each epoch; the mean IoU on validation is to be highest. Where
+    it is missing from the figures the newest weights count as the best.
     """
 
     weights: Arrays = ()
@@ -48,14 +49,13 @@ class TrainState:
         weights: Arrays,
         optimizer: Arrays,
         figures: Mapping[str, float],
-        score: str,
         shown: Arrays | None = None,
     ) -> None:
         """Add a finished epoch; ``shown`` are the weights that the figures are of, if others."""
         self.weights, self.optimizer = weights, optimizer
         self.history.append(dict(figures))
-        newest = figures.get(score, np.inf)
-        if not self.best_epoch or newest >= self.best.get(score, -np.inf):
+        newest = figures.get(SCORE, np.inf)
+        if not self.best_epoch or newest >= self.best.get(SCORE, -np.inf):
             self.best_epoch = self.epoch
             self.best_weights = weights if shown is None else shown
 

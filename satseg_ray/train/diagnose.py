@@ -37,7 +37,7 @@ from satseg_ray.patches.store import PatchStore, SplitReader
 from satseg_ray.products import fresh_directory
 from satseg_ray.progress import say
 from satseg_ray.tracking import Run
-from satseg_ray.train.batches import ahead, to_samples
+from satseg_ray.train.batches import BatchSource, ahead, to_samples
 from satseg_ray.train.checkpoint import TrainState
 from satseg_ray.train.plan import Worker, validation_batches
 from satseg_ray.train.samples import BandStatistics, Samples
@@ -51,7 +51,7 @@ _BATCH = 4
 
 
 @dataclass(frozen=True)
-class Findings:
+class Diagnosis:
     """A model over a split; ``raw`` is how sure it was before its temperature, if it has one."""
 
     diagnostics: Diagnostics
@@ -80,7 +80,7 @@ def diagnose(task: TrainTask, state: TrainState) -> None:
 
 
 def log_diagnostics(run: Run, folder: Path) -> None:
-    """Log what :func:`diagnose` wrote: all of it as artifacts, the metrics, a table as the note.
+    """Log what :func:`diagnose` wrote: artifacts, metrics, and a table as the run's description.
 
     A metric is ``best/<name>`` at the step of the best epoch. Without figures the run's tag
     ``diagnostics`` is ``failed``. An MLflow that does not take them is said, and raises nothing.
@@ -102,10 +102,10 @@ def _log(run: Run, folder: Path) -> None:
     metrics = {f"best/{name}": value for name, value in report["metrics"].items()}
     if metrics:
         run.log_metrics(metrics, report["best_epoch"])
-    run.set_tags({"diagnostics": FOLDER, "mlflow.note.content": note(report)})
+    run.set_tags({"diagnostics": FOLDER, "mlflow.note.content": description(report)})
 
 
-def look(model: Model, reader: SplitReader) -> Findings:
+def look(model: Model, reader: SplitReader) -> Diagnosis:
     """Return the diagnostics of a model over all patches of a split, batch by batch."""
     spec = model.spec
     temperature = spec.temperature
@@ -117,7 +117,7 @@ def look(model: Model, reader: SplitReader) -> Findings:
         if temperature != 1:
             sure = tempered(scores, temperature).max(axis=-1)
             raw += Reliability.of(samples.mask, scores.argmax(axis=-1), sure)
-    return Findings(total, raw if temperature != 1 else None)
+    return Diagnosis(total, raw if temperature != 1 else None)
 
 
 def tempered(scores: Any, temperature: float) -> Any:
@@ -161,17 +161,16 @@ def _loaded(directory: Path) -> Model:
 
 def _batches(model: Model, reader: SplitReader) -> Iterator[tuple[Sequence[int], Samples]]:
     """Yield the positions of patches and what the model is fed, read ahead."""
-    bands, side = BandStatistics.of(model.spec), model.spec.patch_size
+    source = BatchSource(reader, BandStatistics.of(model.spec), model.spec.patch_size)
 
     def made(keys: Sequence[int]) -> tuple[Sequence[int], Samples]:
-        # A network may take smaller patches than those that are stored
-        return keys, to_samples(centred(reader.read(keys), side), bands)
+        return keys, source.middle(keys)
 
     plan = validation_batches(len(reader), model.batch_size, Worker())
     return ahead(made, [batch.ids for batch in plan])
 
 
-def _draw(folder: Path, found: Findings, model: Model, reader: SplitReader) -> None:
+def _draw(folder: Path, found: Diagnosis, model: Model, reader: SplitReader) -> None:
     diagnostics, classes = found.diagnostics, model.spec.classes
     write_confusion(folder / "confusion.png", diagnostics.confusion, classes.names)
     write_iou(folder / "iou.png", diagnostics.confusion, classes)
@@ -206,7 +205,7 @@ def _told(reader: SplitReader, score: PatchScore) -> dict[str, Any]:
     return {"scene": scene, "row": row, "col": col, **asdict(score)}
 
 
-def note(report: Mapping[str, Any]) -> str:
+def description(report: Mapping[str, Any]) -> str:
     """Return the run's description in Markdown: how good its best epoch is, class by class."""
     head = f"Epoch {report['best_epoch']} of {report['epochs']} is the best."
     if not report["patches"]:

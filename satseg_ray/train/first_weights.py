@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError, MissingFile
+from satseg_ray.errors import MissingFile
 from satseg_ray.lineage import file_digest
 from satseg_ray.model.pretrained import (
     IMAGENET,
@@ -20,10 +19,8 @@ from satseg_ray.model.pretrained import (
 )
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
-from satseg_ray.tracking import Tracking, fetch, resolve
+from satseg_ray.tracking import Tracking, fetch, resolve_text
 from satseg_ray.workspace import Workspace, absolute
-
-_MODEL = re.compile(r"models:/(?P<name>[^@/]+)[@/](?P<version>[^@/]+)")
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,8 @@ def _from_model(
 def _model(text: str, key: str, workspace: Workspace) -> tuple[Path, str]:
     """Return the directory of a registered model or of a path, and the name to remember it by."""
     if text.startswith("models:"):
-        name, version = model_name(text, key)
         tracking = Tracking.open(workspace.root)
-        found = resolve(tracking, name, version)
+        found = resolve_text(tracking, text, key)
         return fetch(tracking, found, workspace.models()), found.uri
     path = absolute(text, key)
     for directory in (path, path / "model"):  # a run's folder has its model in it
@@ -99,20 +95,3 @@ def _model(text: str, key: str, workspace: Workspace) -> tuple[Path, str]:
         f"{text!r} is no model directory" if path.exists() else f"there is no {text!r}",
         "Name models:/<name>@<alias>, models:/<name>/<version>, or a directory with a spec.json.",
     )
-
-
-def model_name(text: str, key: str) -> tuple[str, str]:
-    """Return name and version or alias of a model's address in MLflow.
-
-    >>> model_name("models:/water@champion", "init_from")
-    ('water', 'champion')
-
-    Raises:
-        ConfigError: it has another form.
-    """
-    found = _MODEL.fullmatch(text)
-    if not found:
-        raise ConfigError(
-            key, f"is {text!r}", "Write models:/<name>@<alias> or models:/<name>/<version>."
-        )
-    return found["name"], found["version"]

@@ -104,7 +104,7 @@ def _trained(
     ):
         resources = _resources(config)
         if config.fresh:
-            record.end()
+            _give_up(record, tracking)
         run = _run(config, spec, tracking, record, supervision)
         with run.recording():
             run.log_params(settings)
@@ -112,6 +112,7 @@ def _trained(
             log_environment(run)
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
+            _tell_absent(run, absent_classes(PatchManifest.read(patches)))
             task = TrainTask(str(patches), str(model), spec, training_spec(config), first)
             place = RunPlace(
                 supervision.name or _name(config),
@@ -173,15 +174,22 @@ def _run(
     return run
 
 
-def _complete(run: Run, result: TrainResult) -> int:
-    """Record the epochs that MLflow has missed; return how many it will never have."""
+def _give_up(record: Unfinished, tracking: Tracking) -> None:
+    """Forget the unfinished run; one whose driver was killed still counts as running."""
+    if run_id := record.run_id():
+        tracking.give_up(run_id)
+    record.end()
+
+
+def _complete(run: Run, result: TrainResult) -> int | None:
+    """Record the epochs that MLflow has missed; return how many it lacks, ``None`` if unknown."""
     try:
         if late := reconcile(run, result.history, "loss"):
             say(f"recorded the figures of {late} epochs that MLflow had missed")
         return 0
     except Exception as away:  # the model is there, and matters more
-        say(f"MLflow does not answer, the figures of some epochs are lost to it: {away}")
-        return len(result.history)
+        say(f"MLflow does not answer, it may lack the figures of some epochs: {away}")
+        return None
 
 
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
@@ -215,6 +223,20 @@ def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
     )
 
 
+def absent_classes(manifest: PatchManifest) -> list[str]:
+    """Return the classes that no labelled pixel of the training split has: nothing teaches them."""
+    pixels = manifest.counts["train"]["pixels"]
+    return [name for name in manifest.classes.names if not pixels[name]]
+
+
+def _tell_absent(run: Run, absent: list[str]) -> None:
+    if absent:
+        names = ", ".join(absent)
+        say(f"warning: no training pixel is of {names}: the model will not find it. 'balanced' "
+            "class weights leave it out. Tile with another split, or add labels.")  # fmt: skip
+        run.set_tags({"classes_without_training_pixels": names})
+
+
 def _side(config: TrainConfig, stored: int) -> int:
     if config.patch_size is None:
         return accepted_size(config.architecture, stored)
@@ -234,13 +256,13 @@ def training_spec(config: TrainConfig) -> TrainingSpec:
 
 
 def _resources(config: TrainConfig) -> TrainResources:
-    """Share the cluster's CPUs among the workers where the config does not say.
+    """Share the cluster's CPUs among workers and readers where the config does not say.
 
     Raises:
-        ConfigError: the workers want more CPUs than the cluster has.
+        ConfigError: they want more CPUs than the cluster has.
     """
-    cpus = config.threads or cpus_for_each(config.workers, int(config.gpu))
-    check_fits(config.workers, cpus, int(config.gpu))
+    cpus = config.threads or cpus_for_each(config.workers, int(config.gpu), config.readers)
+    check_fits(config.workers, cpus, int(config.gpu), config.readers)
     return TrainResources(
         config.workers, cpus, config.gpu, max_failures=config.max_failures, readers=config.readers
     )
@@ -249,7 +271,7 @@ def _resources(config: TrainConfig) -> TrainResources:
 def _register(config: TrainConfig, run: Run, result: TrainResult) -> dict[str, str] | None:
     if not config.register_as:
         return None
-    alias = config.alias or entry_alias(run.tracking, config.register_as)
+    alias = config.alias or entry_alias(run, config.register_as)
     version = register_model(run, Path(result.model), config.register_as, alias)
     say(f"registered {version.uri}, {alias} of {version.name}")
     return {

@@ -112,7 +112,7 @@ def _epoch(course: _Course, learner: Learner, state: TrainState, session: Sessio
     with learner.showing(shown, weights):
         figures |= _validate(course, learner)
     figures["epoch_seconds"] = time.monotonic() - start
-    state.advance(weights, learner.optimizer_state(), figures, SCORE, shown)
+    state.advance(weights, learner.optimizer_state(), figures, shown)
     _save(state, learner, session)
     session.report(state.epoch, {**figures, "best_epoch": state.best_epoch})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def unfinished(workspace: Workspace, facts: Mapping[str, Any]) -> Iterator[Unfin
         with locked(path, exclusive=True):
             yield record
     except InUse as error:
-        if error.subject != str(path):
+        if os.path.realpath(error.subject) != os.path.realpath(path):
             raise
         raise InUse(
             f"run {record.run_id()}",

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 import ray.train
 
-from satseg_ray.errors import ConfigError, SatsegError, TrainingFailed, UnwritableProduct
+from satseg_ray.errors import SatsegError, TrainingFailed
 from satseg_ray.process import WORKER_ENVIRONMENT, quiet_import
+from satseg_ray.progress import say
 from satseg_ray.tracking import Run
 from satseg_ray.tracking.courier import PATIENT, Courier
 from satseg_ray.tracking.system import system_metrics
@@ -160,8 +161,8 @@ def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     with RaySession(config["place"], resources.readers) as session, session.observed():
         try:
             state = fit(config["task"], session)
-        except (TrainingFailed, UnwritableProduct, ConfigError) as error:
-            return {"failed": error}  # all workers meet it alike: another try would end as this one
+        except SatsegError as error:
+            return {"failed": error}  # a fact: another try would end as this one
     return {"best_epoch": state.best_epoch, "history": state.history}
 
 
@@ -196,4 +197,6 @@ class RaySession:
 
     def __exit__(self, *error: object) -> None:
         if self._courier:
-            self._courier.close(timeout=5.0 if error[0] else 30.0)
+            late = self._courier.close(timeout=5.0 if error[0] else 30.0)
+            if late:
+                say(f"MLflow does not have the figures of {late} epochs yet")

@@ -45,7 +45,7 @@ def write_forest(
     figure.savefig(path, dpi=110, format="png")
 
 
-def write_reliability(path: Path, models: Mapping[str, Reliability]) -> None:
+def write_reliabilities(path: Path, models: Mapping[str, Reliability]) -> None:
     """Write a PNG of accuracy against confidence, a line for each model, and how many pixels."""
     from matplotlib.figure import Figure
 
