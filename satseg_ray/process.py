@@ -41,7 +41,10 @@ def prepare_process() -> None:
 
     A Ray of its own listens on loopback alone and knows a token that nobody else has.
     """
-    wanted = WORKER_ENVIRONMENT | {"RAY_AIR_NEW_OUTPUT": "0"}  # Tune's own, on stdout
+    wanted = WORKER_ENVIRONMENT | {
+        "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own, on stdout
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it takes an interrupted sweep for a finished one
+    }
     if not joins_cluster():
         # Else Ray turns 127.0.0.1 into the machine's outer address
         wanted["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -8,10 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError
+from satseg_ray.errors import ConfigError, DatasetNotFound, EmptySplit
+from satseg_ray.tune.checks import check_data
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.space import Range, Space, Value, check_space, with_values
 from satseg_ray.tune.summary import Outcome, Trial, best_of, ranked, write_parallel, write_table
+from satseg_ray.workspace import Workspace
+from tests.test_train_loop import write_patches
 
 BASE = TrainConfig(dataset="water")
 
@@ -88,3 +91,32 @@ def test_trials_become_a_table_and_a_picture(tmp_path):
     for name, found in (("some", trials()), ("one", trials()[:1]), ("none", trials()[2:3])):
         write_parallel(tmp_path / f"{name}.png", found, space, "val_mean_iou")
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_sweep_without_data_or_with_an_unknown_metric_is_refused_before_any_trial(tmp_path):
+    workspace = Workspace(tmp_path)
+    with pytest.raises(DatasetNotFound):
+        check_data(BASE, {}, "val_mean_iou", workspace)
+    write_patches(tmp_path / "data" / "patches" / "water", train=2)
+    with pytest.raises(EmptySplit, match="val"):
+        check_data(BASE, {}, "val_mean_iou", workspace)
+
+
+def test_a_sweep_is_refused_where_no_trial_can_train_and_by_a_metric_that_is_none(tmp_path):
+    write_patches(tmp_path / "data" / "patches" / "water", train=2, val=1)
+
+    def check(space: Space, metric: str = "val_iou_water") -> None:
+        check_data(BASE, space, metric, Workspace(tmp_path))
+
+    check({"architecture": ["pspnet", "unet"], "patch_size": [48, 64]})
+    with pytest.raises(ConfigError, match="patch_size: unet takes no patches of 20 pixels"):
+        check({"patch_size": [20, 40]})
+    with pytest.raises(ConfigError, match=r"'val_mean_iuo' is no figure.*val_iou_land"):
+        check({}, "val_mean_iuo")
+
+
+def test_an_error_in_a_range_speaks_of_the_range():
+    with pytest.raises(ValidationError) as caught:
+        TuneConfig.model_validate({"dataset": "a", "space": {"loss.dice": {"low": 2, "high": 1}}})
+    (error,) = caught.value.errors()
+    assert "low 2 is not below high 1" in error["msg"]

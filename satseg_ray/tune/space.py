@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
@@ -49,6 +57,15 @@ class Range(BaseModel):
         """Whether the numbers are whole ones."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+
+def _kind(given: object) -> str:
+    return "range" if isinstance(given, Mapping | Range) else "values"
+
+
+Given = Annotated[
+    Annotated[list[Value], Tag("values")] | Annotated[Range, Tag("range")], Discriminator(_kind)
+]
+"""What is given of a key; an error speaks of the one kind that was meant."""
 
 Space = Mapping[str, list[Value] | Range]
 """Dotted key -> values to choose from, or a range."""
@@ -95,7 +112,7 @@ def check_space(config: TrainConfig, space: Space) -> None:
     for key, given in space.items():
         if key in FIXED:
             raise ConfigError(f"space.{key}", "is no setting of a model", "Set it in train.")
-        values = [given.low, given.high] if isinstance(given, Range) else given
+        values = ends(given)
         if not values:
             raise ConfigError(f"space.{key}", "holds no value", "Give some values.")
         for value in values:
@@ -103,6 +120,11 @@ def check_space(config: TrainConfig, space: Space) -> None:
                 with_values(config, {key: value})
             except ConfigError as error:
                 raise ConfigError(f"space.{key}", error.problem, error.remedy) from error
+
+
+def ends(given: list[Value] | Range) -> list[Value]:
+    """Return all values of a choice, the bounds of a range."""
+    return [given.low, given.high] if isinstance(given, Range) else given
 
 
 def _no_key(key: str) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from satseg_ray.runtime import cpus_for_each, places, ray_session
 from satseg_ray.tracking import Run, Tracking, register_model
 from satseg_ray.tracking.registry import CHALLENGER, check_name
 from satseg_ray.tune.budget import Budget, SweepState
+from satseg_ray.tune.checks import check_data
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.space import Range, Space, check_space, with_values
 from satseg_ray.tune.summary import Outcome, Trial, best_of, ranked, write_parallel, write_table
@@ -40,6 +42,7 @@ def tune(config: TuneConfig) -> Mapping[str, Any]:
     workspace = Workspace.resolve()
     base = base_config(config)
     check_space(base, config.space)
+    check_data(base, config.space, config.metric, workspace)
     if config.challenger:
         check_name("challenger", config.challenger)
     sweep = _Sweep(config, base, workspace, Tracking.open(workspace.root))
@@ -154,7 +157,11 @@ class _Sweep:
         if ray_tune.Tuner.can_restore(str(place)):
             say(f"goes on with the sweep {self.name}")
             return ray_tune.Tuner.restore(
-                str(place), trainable, resume_unfinished=True, param_space=self._space()
+                str(place),
+                trainable,
+                resume_unfinished=True,
+                restart_errored=not state.done,
+                param_space=self._space(),
             )
         return ray_tune.Tuner(
             trainable,
@@ -178,9 +185,10 @@ class _Sweep:
             metric=SCORE,
             mode="max",
             num_samples=self.config.trials,
-            max_concurrent_trials=self.config.concurrent or self._fitting(),
+            max_concurrent_trials=self._concurrent(),
             search_alg=OptunaSearch(seed=self.config.seed),
             scheduler=ASHAScheduler(
+                time_attr="epoch",  # a trial that goes on counts its reports anew
                 max_t=self.base.epochs
                 + 1,  # at max_t a trial is killed, before it has written its model
                 grace_period=min(self.config.grace, self.base.epochs),
@@ -193,25 +201,26 @@ class _Sweep:
     def _trial_name(self, trial: Any) -> str:
         return trial_name(self.name, str(trial.trial_id), trial.config, self.config.space)
 
-    def _fitting(self) -> int:
-        """Return how many trials the cluster holds at once."""
+    def _concurrent(self) -> int:
+        """Return how many trials run at once, at most what the cluster holds."""
         cpus = self.base.threads or cpus_for_each(self.base.workers, int(self.base.gpu))
-        return max(1, places(cpus, int(self.base.gpu)) // self.base.workers)
+        fitting = max(1, places(cpus, int(self.base.gpu)) // self.base.workers)
+        return min(self.config.concurrent or fitting, fitting)
 
     def _trial(self, result: Any) -> Trial:
         metrics = result.metrics or {}
         note = read_note(self.folder / _NOTES / f"{metrics.get('trial_id')}.json")
-        epochs = int(metrics.get("epoch", 0))
         outcome: Outcome = "failed" if result.error else "stopped"
-        if not result.error and epochs >= self.base.epochs:
+        if not result.error and "model" in note:
             outcome = "finished"
+        score = note.get("score", metrics.get(SCORE))
         values = result.config or {}
         return Trial(
             name=trial_name(self.name, str(metrics.get("trial_id")), values, self.config.space),
             values={key: values[key] for key in self.config.space},
-            score=metrics.get(SCORE),
+            score=score if score is not None and math.isfinite(score) else None,
             outcome=outcome,
-            epochs=epochs,
+            epochs=int(metrics.get("epoch", 0)),
             seconds=float(metrics.get("time_total_s", 0.0)),
             run_id=note.get("run_id"),
             problem=note.get("problem") or (str(result.error) if result.error else None),
@@ -228,11 +237,7 @@ class _Sweep:
         for trial in trials:
             self._close(trial, keep=trial is best)
         if best is None or best.run_id is None:
-            raise TrainingFailed(
-                self.name,
-                f"none of {len(trials)} trials came to its end",
-                "Allow more minutes or fewer epochs; trials.csv says what each met.",
-            )
+            raise self._no_best(trials, table)
         parent.log_metrics({f"best_{self.config.metric}": float(best.score or 0.0)})
         parent.set_tags({"best_run": best.run_id})
         return {
@@ -248,14 +253,22 @@ class _Sweep:
             "picture": str(picture),
         }
 
+    def _no_best(self, trials: Sequence[Trial], table: Path) -> TrainingFailed:
+        met = next((trial.problem for trial in trials if trial.problem), None)
+        return TrainingFailed(
+            self.name,
+            f"none of {len(trials)} trials came to its end" + (f"; one met: {met}" if met else ""),
+            f"See {table}, then start it again." if met else "Allow more minutes or fewer epochs.",
+        )
+
     def _close(self, trial: Trial, keep: bool) -> None:
         """End the run of a trial that was stopped, and drop what only its going on needs."""
         if trial.run_id is None:
             return
         run = Run(self.tracking, trial.run_id)
         run.set_tags({"outcome": trial.outcome})
-        if trial.outcome == "stopped":
-            run.finish()
+        if trial.outcome != "finished":
+            run.finish("FINISHED" if trial.outcome == "stopped" else "FAILED")
         if not keep:
             shutil.rmtree(self.workspace.run(trial.run_id), ignore_errors=True)
 

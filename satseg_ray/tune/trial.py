@@ -48,7 +48,7 @@ class ScoreCallback(TuneReportCallback):  # type: ignore[misc]  # Ray has no typ
 
 
 def run_trial(values: dict[str, Any], task: TrialTask) -> None:
-    """Train with a trial's values; leaves a note of its run, and of what went wrong."""
+    """Train with a trial's values; leaves a note of its run, its model, and what went wrong."""
     trial = tune.get_context()
     note = Path(task.notes) / f"{trial.get_trial_id()}.json"
     name = str(trial.get_trial_name())
@@ -60,22 +60,24 @@ def run_trial(values: dict[str, Any], task: TrialTask) -> None:
             callbacks=(ScoreCallback(task.metric),),
             started=lambda run_id: write_note(note, {"run_id": run_id}),
         )
-        train_supervised(config, supervision)
+        result = train_supervised(config, supervision)
+        score = result["metrics"].get(task.metric)
+        write_note(note, read_note(note) | {"model": result["model"], "score": score})
     except SatsegError as error:
         write_note(note, read_note(note) | {"problem": str(error)})
         raise
 
 
-def write_note(path: Path, body: Mapping[str, str]) -> None:
+def write_note(path: Path, body: Mapping[str, Any]) -> None:
     """Write what is known of a trial."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with fresh_file(path) as partial:
         partial.write_text(json.dumps(dict(body)), encoding="utf-8")
 
 
-def read_note(path: Path) -> dict[str, str]:
+def read_note(path: Path) -> dict[str, Any]:
     """Return what is known of a trial; nothing before it has a run."""
     if not path.is_file():
         return {}
-    body: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return body
