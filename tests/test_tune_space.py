@@ -120,3 +120,15 @@ def test_an_error_in_a_range_speaks_of_the_range():
         TuneConfig.model_validate({"dataset": "a", "space": {"loss.dice": {"low": 2, "high": 1}}})
     (error,) = caught.value.errors()
     assert "low 2 is not below high 1" in error["msg"]
+
+
+def test_settings_of_all_trials_take_weights_by_class_and_name_a_wrong_key():
+    from satseg_ray.tune.sweep import base_config
+
+    def base(train: dict) -> TrainConfig:
+        return base_config(TuneConfig.model_validate({"dataset": "a", "train": train, "space": {}}))
+
+    loss = base({"epochs": 3, "loss": {"dice": 0.5, "class_weights": {"water": 2.0}}}).loss
+    assert (loss.dice, loss.class_weights) == (0.5, {"water": 2.0})
+    with pytest.raises(ConfigError, match=r"train\.loss\.rice: is no key"):
+        base({"loss": {"rice": 1}})

@@ -58,18 +58,25 @@ def base_config(config: TuneConfig) -> TrainConfig:
         ConfigError: a key of ``train`` is none, or its value is not allowed.
     """
     start = TrainConfig(dataset=config.dataset, experiment=config.experiment)
-    flat = _flat(config.train)
+    flat = _flat(config.train, start.model_dump(by_alias=True))
     for key in ("dataset", "register", "alias", "experiment"):
         if key in flat:
             raise ConfigError(f"train.{key}", "is set by the sweep", "Leave it out.")
-    return with_values(start, flat)
+    try:
+        return with_values(start, flat)
+    except ConfigError as error:
+        raise ConfigError(f"train.{error.subject}", error.problem, error.remedy) from error
 
 
-def _flat(body: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(body: Mapping[str, Any], section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value; a mapping where ``section`` has none is a value, as weights."""
     found: dict[str, Any] = {}
     for key, value in body.items():
-        name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        name, below = f"{prefix}{key}", section.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            found |= _flat(value, below, f"{name}.")
+        else:
+            found[name] = value
     return found
 
 
