@@ -88,3 +88,10 @@ def test_trials_become_a_table_and_a_picture(tmp_path):
     for name, found in (("some", trials()), ("one", trials()[:1]), ("none", trials()[2:3])):
         write_parallel(tmp_path / f"{name}.png", found, space, "val_mean_iou")
         assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_error_in_a_range_speaks_of_the_range():
+    with pytest.raises(ValidationError) as caught:
+        TuneConfig.model_validate({"dataset": "a", "space": {"loss.dice": {"low": 2, "high": 1}}})
+    (error,) = caught.value.errors()
+    assert "low 2 is not below high 1" in error["msg"]

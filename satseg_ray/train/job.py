@@ -69,12 +69,7 @@ def train_supervised(
         check_name("alias", config.alias)
     check_shared(config.batch_size, config.workers)
     with DataStore.of(workspace).reading_patches(config.dataset) as patches:
-        store = PatchStore.open(patches)
-        store.required("train")
-        spec = model_spec(config, store.manifest)
-        Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
-        check_spec(spec)
-        check_weighted(config.loss, spec.classes.names)
+        spec = checked_spec(config, PatchStore.open(patches))
         start = find_start(config, spec, workspace)
         result = _trained(config, start.applied(spec), start.weights, workspace, supervision)
         if not supervision.parent:
@@ -190,6 +185,21 @@ def _complete(run: Run, result: TrainResult) -> int | None:
     except Exception as away:  # the model is there, and matters more
         say(f"MLflow does not answer, it may lack the figures of some epochs: {away}")
         return None
+
+
+def checked_spec(config: TrainConfig, store: PatchStore) -> ModelSpec:
+    """Return :func:`model_spec` of a config that these patches can be trained with.
+
+    Raises:
+        EmptySplit: no patch to train on.
+        ConfigError: a size, stride, network or class weight that does not suit them.
+    """
+    store.required("train")
+    spec = model_spec(config, store.manifest)
+    Axis(spec.patch_size, spec.patch_size, spec.stride)  # refuses a stride beyond the patch
+    check_spec(spec)
+    check_weighted(config.loss, spec.classes.names)
+    return spec
 
 
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:

@@ -9,10 +9,9 @@ from typing import Any
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
-from satseg_ray.model.class_weights import check_weighted
-from satseg_ray.model.network import check_spec
-from satseg_ray.patches.store import PatchManifest
-from satseg_ray.train.job import model_spec
+from satseg_ray.patches.store import PatchStore
+from satseg_ray.train.job import checked_spec
+from satseg_ray.train.schedule import SCORE
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.space import Space, Value, with_values
 from satseg_ray.workspace import absolute
@@ -21,8 +20,6 @@ _OWN = ("dataset", "register", "alias", "experiment")
 _PATHS = ("encoder_weights", "init_from")
 _NETWORK = ("architecture", "patch_size")
 """What a network's shape follows from, besides the data set."""
-
-MEAN_IOU = "val_mean_iou"
 
 
 def base_config(config: TuneConfig) -> TrainConfig:
@@ -57,27 +54,22 @@ def _flat(
             yield f"{prefix}{key}", value
 
 
-def check_against(manifest: PatchManifest, config: TuneConfig, base: TrainConfig) -> None:
+def check_against(store: PatchStore, config: TuneConfig, base: TrainConfig) -> None:
     """Check the metric, and every network that the space can ask for, on a data set.
 
     Raises:
+        EmptySplit: nothing to train on, or nothing to compare by.
         ConfigError: with the key in the sweep's own config.
     """
-    known = [MEAN_IOU, *(f"val_iou_{name}" for name in manifest.classes.names)]
+    store.required("val")
+    known = [SCORE, *(f"val_iou_{name}" for name in store.manifest.classes.names)]
     if config.metric not in known:
         raise ConfigError(
             "metric", f"{config.metric!r} is no figure to be highest", f"Take one of {known}."
         )
-    if not manifest.counts.get("val", {}).get("patches"):
-        raise ConfigError(
-            "dataset",
-            f"{config.dataset!r} has no patch for validation: there is nothing to compare by",
-            "Tile it with a larger split.val.",
-        )
-    check_weighted(base.loss, manifest.classes.names)
     for values in networks(config.space):
         try:
-            check_spec(model_spec(with_values(base, values), manifest))
+            checked_spec(with_values(base, values), store)
         except ConfigError as error:
             shown = ", ".join(f"{key} {value}" for key, value in values.items())
             raise ConfigError(

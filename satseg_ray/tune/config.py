@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from satseg_ray.tune.space import Range, Value
+from satseg_ray.tune.space import Given
 
 
 class TuneConfig(BaseModel):
@@ -17,7 +17,7 @@ class TuneConfig(BaseModel):
     dataset: str = Field(description="Name of the data set.")
     name: str | None = Field(None, description="Name of the sweep; null: of data set and space.")
     train: dict[str, Any] = Field({}, description="Settings of all trials, as in jobs/train.yaml.")
-    space: dict[str, list[Value] | Range] = Field(
+    space: dict[str, Given] = Field(
         description="Dotted key of a training -> its values, or {low, high, log}."
     )
     metric: str = Field("val_mean_iou", description="The figure of an epoch to be highest.")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
@@ -50,6 +58,15 @@ class Range(BaseModel):
         """Whether the numbers are whole ones."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+
+def _kind(given: object) -> str:
+    return "range" if isinstance(given, Mapping | Range) else "values"
+
+
+Given = Annotated[
+    Annotated[list[Value], Tag("values")] | Annotated[Range, Tag("range")], Discriminator(_kind)
+]
+"""What is given of a key; an error speaks of the one kind that was meant."""
 
 Space = Mapping[str, list[Value] | Range]
 """Dotted key -> values to choose from, or a range."""

@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
 from satseg_ray.lineage import code_revision, value_digest
-from satseg_ray.patches.store import PatchManifest
+from satseg_ray.patches.store import PatchManifest, PatchStore
 from satseg_ray.products import locked
 from satseg_ray.progress import say
 from satseg_ray.runtime import cpus_for_each, places, ray_session
@@ -51,10 +51,10 @@ def tune(config: TuneConfig) -> Mapping[str, Any]:
     if config.challenger:
         check_name("challenger", config.challenger)
     with DataStore.of(workspace).reading_patches(config.dataset) as patches:
-        manifest = PatchManifest.read(patches)
-        check_against(manifest, config, base)
+        store = PatchStore.open(patches)
+        check_against(store, config, base)
         tracking = Tracking.open(workspace.root)
-        sweep = _Sweep(config, base, workspace, tracking, sweep_digest(config, manifest))
+        sweep = _Sweep(config, base, workspace, tracking, sweep_digest(config, store.manifest))
         sweep.folder.mkdir(parents=True, exist_ok=True)
         with locked(sweep.folder, exclusive=True), ray_session("tune", dashboard=True):
             return sweep.run()
@@ -207,8 +207,9 @@ class _Sweep:
 
     def _fitting(self) -> int:
         """Return how many trials the cluster holds at once."""
-        cpus = self.base.threads or cpus_for_each(self.base.workers, int(self.base.gpu))
-        return max(1, places(cpus, int(self.base.gpu)) // self.base.workers)
+        gpus, readers = int(self.base.gpu), self.base.readers
+        cpus = self.base.threads or cpus_for_each(self.base.workers, gpus, readers)
+        return max(1, places(cpus, gpus, readers) // self.base.workers)
 
     def _trial(self, result: Any) -> Trial:
         """Return what became of a trial; one that the budget ended may have no figures."""
