@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import Diverged, UnwritableProduct
+from satseg_ray.errors import Diverged, EmptySplit, UnwritableProduct
+from satseg_ray.patches.store import PatchStore
 from satseg_ray.tracking import Tracking
 from satseg_ray.train import job
 from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
@@ -96,3 +99,16 @@ def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, work
         start(fake)
     assert fake.began == [1, 0]  # the fresh one goes on, and what it lost does not
     assert len(runs(workspace)) == 4
+
+
+def test_a_class_without_a_label_is_said_and_a_set_of_one_class_is_refused(tmp_path, capsys):
+    manifest = PatchStore.open(write_patches(tmp_path / "toy", train=1)).manifest
+    job.check_classes(manifest)
+    assert not capsys.readouterr().err
+    one = replace(manifest, counts={"train": {"pixels": {"land": 5, "water": 0}}})
+    with pytest.raises(EmptySplit, match="toy/train: holds no label of water"):
+        job.check_classes(one)
+    names = ("land", "water", "snow")
+    classes = ClassTable(tuple(ClassDef(value, name) for value, name in enumerate(names)))
+    job.check_classes(replace(manifest, classes=classes))
+    assert "toy/train holds no label of snow" in capsys.readouterr().err

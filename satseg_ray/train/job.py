@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError, Diverged
+from satseg_ray.errors import ConfigError, Diverged, EmptySplit
 from satseg_ray.geo import Axis
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.backbones import accepted_size, check_size
@@ -68,7 +68,9 @@ def train_supervised(config: TrainConfig, supervision: Supervision) -> Mapping[s
         check_name("alias", config.alias)
     check_shared(config.batch_size, config.workers)
     with DataStore.of(workspace).reading_patches(config.dataset) as patches:
-        spec = checked_spec(config, PatchStore.open(patches))
+        store = PatchStore.open(patches)
+        spec = checked_spec(config, store)
+        check_classes(store.manifest)
         start = find_start(config, spec, workspace)
         result = _trained(config, start.applied(spec), start.weights, workspace, supervision)
         if not supervision.parent:
@@ -191,6 +193,25 @@ def checked_spec(config: TrainConfig, store: PatchStore) -> ModelSpec:
     check_spec(spec)
     check_weighted(config.loss, spec.classes.names)
     return spec
+
+
+def check_classes(manifest: PatchManifest) -> None:
+    """Say which classes have no label to train on.
+
+    Raises:
+        EmptySplit: fewer than two have: there is nothing to tell apart.
+    """
+    pixels = manifest.counts["train"].get("pixels", {})
+    missing = [name for name in manifest.classes.names if not pixels.get(name)]
+    where = f"{manifest.dataset}/train"
+    if len(manifest.classes.names) - len(missing) < 2:
+        raise EmptySplit(
+            where,
+            f"holds no label of {', '.join(missing) or 'a second class'}",
+            "Label at least two classes, and tile again.",
+        )
+    if missing:
+        say(f"{where} holds no label of {', '.join(missing)}: the model will not find it")
 
 
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:

@@ -8,7 +8,7 @@ from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
 from satseg_ray.patches.store import PatchStore
 from satseg_ray.tracking.datastore import DataStore
-from satseg_ray.train.job import checked_spec
+from satseg_ray.train.job import check_classes, checked_spec
 from satseg_ray.train.schedule import SCORE
 from satseg_ray.tune.space import Space, ends, with_values
 from satseg_ray.workspace import Workspace
@@ -27,6 +27,7 @@ def check_data(base: TrainConfig, space: Space, metric: str, workspace: Workspac
     with DataStore.of(workspace).reading_patches(base.dataset) as patches:
         store = PatchStore.open(patches)
         store.required("val")
+        check_classes(store.manifest)
         _check_metric(metric, store.manifest.classes.names)
         refused: list[ConfigError] = []
         shaping = {key: ends(space[key]) for key in _SHAPING if key in space}
