@@ -114,7 +114,7 @@ class DatasetNotFound(SatsegError):
 
 
 class EmptySplit(SatsegError):
-    """A split that is needed holds no patch."""
+    """A split that is needed holds no patch, or labels of fewer than two classes."""
 
     exit_code = 16
     http_status = 422

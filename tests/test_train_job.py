@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import Diverged, UnwritableProduct
+from satseg_ray.errors import Diverged, EmptySplit, UnwritableProduct
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.train import job
@@ -106,12 +107,13 @@ def test_a_class_without_a_training_pixel_is_said_and_is_a_tag(start, workspace,
     assert "warning: no training pixel" not in capsys.readouterr().err
     patches = workspace / "data" / "patches" / "toy"
     manifest = PatchManifest.read(patches)
-    counts = {"train": {"patches": 2, "pixels": {"land": 9, "water": 0, "unlabelled": 0}}}
-    replace(manifest, counts=counts).write(patches)
+    names = ("land", "water", "snow")
+    classes = ClassTable(tuple(ClassDef(value, name) for value, name in enumerate(names)))
+    replace(manifest, classes=classes).write(patches)
     result = start(Fake(None))
-    assert "warning: no training pixel is of water" in capsys.readouterr().err
+    assert "warning: no training pixel is of snow" in capsys.readouterr().err
     tags = Tracking.open(workspace).client().get_run(result["run_id"]).data.tags
-    assert tags["classes_without_training_pixels"] == "water"
+    assert tags["classes_without_training_pixels"] == "snow"
 
 
 def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, workspace):
@@ -128,3 +130,12 @@ def test_other_settings_a_fresh_start_and_a_lost_number_are_new_runs(start, work
         start(fake)
     assert fake.began == [1, 0]  # the fresh one goes on, and what it lost does not
     assert len(runs(workspace)) == 4
+
+
+def test_a_set_of_one_class_is_refused(start, workspace):
+    patches = workspace / "data" / "patches" / "toy"
+    counts = {"train": {"patches": 2, "pixels": {"land": 9, "water": 0, "unlabelled": 0}}}
+    replace(PatchManifest.read(patches), counts=counts).write(patches)
+    with pytest.raises(EmptySplit, match="toy/train: holds no label of water"):
+        start(Fake(None))
+    assert runs(workspace) == {}

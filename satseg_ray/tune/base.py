@@ -10,7 +10,7 @@ from typing import Any
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
 from satseg_ray.patches.store import PatchStore
-from satseg_ray.train.job import checked_spec
+from satseg_ray.train.job import check_classes, checked_spec
 from satseg_ray.train.schedule import SCORE
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.space import Space, Value, with_values
@@ -58,10 +58,11 @@ def check_against(store: PatchStore, config: TuneConfig, base: TrainConfig) -> N
     """Check the metric, and every network that the space can ask for, on a data set.
 
     Raises:
-        EmptySplit: nothing to train on, or nothing to compare by.
+        EmptySplit: nothing to train on, nothing to tell apart, or nothing to compare by.
         ConfigError: with the key in the sweep's own config.
     """
     store.required("val")
+    check_classes(store.manifest)
     known = [SCORE, *(f"val_iou_{name}" for name in store.manifest.classes.names)]
     if config.metric not in known:
         raise ConfigError(
