@@ -18,6 +18,7 @@ WORKER_ENVIRONMENT = {
     **LEGACY_KERAS,
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's page of trainings, by their names
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "WHYLOGS_NO_ANALYTICS": "1",
     "DVC_NO_ANALYTICS": "1",

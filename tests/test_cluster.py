@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import psutil
@@ -120,6 +121,28 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     }
 
 
+def dashboard(shell: Shell, path: str) -> dict:
+    """Return what the head's dashboard says, to whoever has its token."""
+    token = Path(shell.environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
+    request = Request(
+        shell.environment["RAY_ADDRESS"] + path, headers={"Authorization": f"Bearer {token}"}
+    )
+    with urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+@pytest.fixture(scope="module")
+def sweep(flags: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The flags of a sweep of two trials, one after the other: what the second is, is certain."""
+    config = tmp_path_factory.mktemp("sweep") / "sweep.yaml"
+    train = {"architecture": "linknet", "backbone": "mobilenetv2", "epochs": 1, "threads": 1}
+    space = {"learning_rate": [0.001, 0.003], "loss.dice": [0.0, 1.0]}
+    body = {"dataset": "toy", "name": "toy-sweep", "train": train, "space": space}
+    limits = {"trials": 2, "concurrent": 1, "grace": 1}
+    config.write_text(yaml.safe_dump(body | limits))
+    return ["--config", str(config)]
+
+
 def digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_digest(p) for p in folder.rglob("*.parquet")}
 
@@ -178,3 +201,23 @@ def test_a_job_that_is_stopped_leaves_no_half_product(
     assert not (products / "large").exists()
     assert list(products.glob(".large*")) == []
     assert "STOPPED" in head.run(submit()[0], "job", "list")
+
+
+def test_a_submitted_sweep_finds_what_it_finds_by_hand_under_names_that_tell(
+    private: Shell, head: Shell, flags: dict[str, list[str]], sweep: list[str]
+) -> None:
+    for shell, run in ((private, private.local), (head, head.submitted)):
+        for job in ("ingest", "tile"):
+            if not (shell.workspace / "data/patches/toy").exists():
+                run(job, *flags[job])
+    local, submitted = private.local("tune", *sweep), head.submitted("tune", *sweep)
+
+    def told(result: dict) -> list[dict]:
+        return [{k: v for k, v in trial.items() if k != "name"} for trial in result["trials"]]
+
+    assert told(local) == told(submitted)
+    names = {trial["name"] for trial in submitted["trials"]}
+    assert all(name.startswith("toy-sweep-") for name in names)
+    ray = [submit()[0], "list", "actors", "--detail", "--format", "json", "--limit", "1000"]
+    assert names <= {actor["repr_name"] for actor in json.loads(head.run(*ray))}
+    assert names <= {run["name"] for run in dashboard(head, "/api/train/v2/runs/v1")["train_runs"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.record import SweepRecord
 from satseg_ray.tune.space import Range, Space, check_space
 from satseg_ray.tune.summary import Outcome, Trial
-from satseg_ray.tune.trial import EXPORTED, SCORE, TrialTask, notes, read_note, run_trial
+from satseg_ray.tune.trial import EXPORTED, SCORE, TrialTask, notes, read_note, trial_class
 from satseg_ray.tune.watch import SweepWatch
 from satseg_ray.workspace import Workspace, name_from
 
@@ -156,7 +155,7 @@ class _Sweep:
             str(self.folder / _NOTES),
         )
         trainable = ray_tune.with_resources(
-            partial(run_trial, task=task), ray_tune.PlacementGroupFactory([_HEAD])
+            trial_class(task), ray_tune.PlacementGroupFactory([_HEAD])
         )
         place = self.folder / _RAY / self.name
         if ray_tune.Tuner.can_restore(str(place)):

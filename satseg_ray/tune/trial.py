@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.trainable import wrap_function
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import SatsegError
@@ -57,6 +59,17 @@ class ScoreCallback(TuneReportCallback):  # type: ignore[misc]  # Ray has no typ
         self._best = max(self._best, self._score(metrics[0]))
         first = {**metrics[0], SCORE: self._best}
         super().after_report(run_context, [first, *metrics[1:]], checkpoint)
+
+
+def trial_class(task: TrialTask) -> type[Any]:
+    """Return what Tune makes an actor of for each trial; the dashboard shows its name."""
+    base: Any = wrap_function(partial(run_trial, task=task))
+
+    class Trial(base):  # type: ignore[misc]
+        def __repr__(self) -> str:
+            return str(self.trial_name)
+
+    return Trial
 
 
 def run_trial(values: dict[str, Any], task: TrialTask) -> None:
