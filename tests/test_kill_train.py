@@ -32,7 +32,6 @@ SETTINGS: dict[str, object] = {
     "dataset": "toy",
     "architecture": "linknet",
     "backbone": "mobilenetv2",
-    "epochs": EPOCHS,
     "batch-size": 4,
     "threads": 1,
     "weight-averaging": 0.9,
@@ -43,18 +42,22 @@ TIMEOUT = 600
 class Job:
     """A training in a workspace, started as often as need be."""
 
-    def __init__(self, workspace: Path) -> None:
-        self.workspace = workspace
-        write_patches(
-            workspace / "data" / "patches" / "toy", LINEAGE, train=64, val=4
-        )  # an epoch outlasts the wait
-        flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    def __init__(
+        self, workspace: Path, tracking_uri: str | None = None, epochs: int = EPOCHS
+    ) -> None:
+        self.workspace, self.epochs = workspace, epochs
+        # So many that an epoch outlasts the wait
+        write_patches(workspace / "data" / "patches" / "toy", LINEAGE, train=64, val=4)
+        settings = SETTINGS | {"epochs": epochs}
+        flags = [f"--{name}={value}" for name, value in settings.items()]
         self._command = [sys.executable, str(ROOT / "jobs" / "train.py"), *flags]
         hidden = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
         self._environment = {k: v for k, v in os.environ.items() if k not in hidden}
         self._environment |= {"SATSEG_WORKSPACE": str(workspace), "PYTHONPATH": str(ROOT)}
         self._environment["SATSEG_CODE_REVISION"] = "test"
         self._environment["RAY_worker_niceness"] = "0"
+        if tracking_uri:
+            self._environment["MLFLOW_TRACKING_URI"] = tracking_uri
         self.log = workspace / "job.log"
 
     def start(self) -> subprocess.Popen[str]:
@@ -96,7 +99,9 @@ class Job:
         assert [run.info.run_id for run in runs] == [result["run_id"]]
         assert runs[0].info.status == "FINISHED"
         points = client.get_metric_history(result["run_id"], "loss")
-        assert sorted(p.step for p in points) == list(range(1, EPOCHS + 1)), "repeated or missed"
+        assert sorted(p.step for p in points) == list(range(1, self.epochs + 1)), (
+            "repeated or missed"
+        )
         found = {point.step: point.value for point in points}
         return [found[step] for step in sorted(found)]
 
