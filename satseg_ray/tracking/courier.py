@@ -34,7 +34,7 @@ class Courier:
         self._run, self._pause = run, pause
         self._waiting: deque[Figures] = deque(maxlen=room)
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._given_up = False
         self._lost = 0
         self._thread = threading.Thread(target=self._carry, name="courier", daemon=True)
         self._thread.start()
@@ -52,6 +52,7 @@ class Courier:
             self._closed = True
             self._changed.notify()
         self._thread.join(timeout)
+        self._given_up = True
         return self._lost + len(self._waiting)
 
     def _carry(self) -> None:
@@ -76,7 +77,7 @@ class Courier:
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
-            return self._waiting[0] if self._waiting else None
+            return self._waiting[0] if self._waiting and not self._given_up else None
 
 
 def reconcile(run: Run, history: Sequence[Mapping[str, float]], key: str) -> int:
