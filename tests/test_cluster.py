@@ -124,10 +124,9 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 def dashboard(shell: Shell, path: str) -> dict:
     """Return what the head's dashboard says, to whoever has its token."""
     token = Path(shell.environment["RAY_AUTH_TOKEN_PATH"]).read_text().strip()
-    request = Request(
-        shell.environment["RAY_ADDRESS"] + path, headers={"Authorization": f"Bearer {token}"}
-    )
-    with urlopen(request, timeout=60) as answer:
+    address = f"http://127.0.0.1:{shell.environment['SATSEG_DASHBOARD_PORT']}{path}"
+    asked = Request(address, headers={"Authorization": f"Bearer {token}"})
+    with urlopen(asked, timeout=60) as answer:
         return json.load(answer)
 
 
