@@ -139,7 +139,8 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     failed = [row for row in rows if "failure" in row]
     done = {(row["architecture"], row["backbone"]) for row in rows}
     missing = [pair for pair in product(ARCHITECTURES, BACKBONES) if pair not in done]
-    said = f"{len(failed)} failed, and are refused by name." if failed else "None failed."
+    why = f"{len(failed)} failed at the size that was tried; the table says why."
+    said = why if failed else "None failed."
     if missing:
         names = sorted({backbone for _, backbone in missing}, key=BACKBONES.index)
         said += f" {len(missing)} have not been tried yet, those of {', '.join(names)}."
