@@ -107,6 +107,10 @@ def test_a_value_that_is_not_finite_counts_as_the_mean_of_its_band(bad):
         ({"patch_size": 100}, "such as 96 or 128"),
         ({"patch_size": 16}, "such as 32 or 64"),
         ({"architecture": "pspnet", "patch_size": 64}, "multiple of 48"),
+        (
+            {"architecture": "pspnet", "backbone": "inceptionv3", "patch_size": 48},
+            "pspnet with inceptionv3 takes no patches of 48 pixels. Use 96 or more",
+        ),
     ],
 )
 def test_a_spec_that_cannot_be_built_names_what_can(change, remedy):

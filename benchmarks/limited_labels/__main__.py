@@ -3,8 +3,9 @@
 ``python -m benchmarks.limited_labels`` takes the water chips as ``benchmarks.quality water`` has
 tiled them (a patch is a chip, so a share of the patches is that share of the labels). Each share is
 trained by both recipes of this folder from three seeds, which choose the chips, the first weights
-and the order; all trainings have as many steps. They are measured on the test chips. Prints one
-JSON line.
+and the order; all trainings have as many steps. They are measured on the test chips. The whole
+validation split chooses the epoch and the temperature of each: it is not counted among the labels.
+Prints one JSON line.
 """
 
 from __future__ import annotations

@@ -42,6 +42,9 @@ BACKBONES = (
 )
 """All that segmentation_models 1.0.1 has; docs/models.md is the table of what each pair takes."""
 
+_SMALLEST = {"inceptionv3": 75, "inceptionresnetv2": 75}
+"""Pixels that the library asks for at least, of a network that is built for one size."""
+
 
 def check_pair(architecture: str, backbone: str) -> Architecture:
     """Return the architecture of a pair that a network can be built from: all known ones.
@@ -94,6 +97,24 @@ def check_size(architecture: str, patch_size: int) -> None:
             f"{architecture} takes no patches of {patch_size} pixels",
             f"Use a multiple of {multiple}, such as {below} or {below + multiple}.",
         )
+
+
+def check_network(architecture: str, backbone: str, patch_size: int) -> Architecture:
+    """Return the architecture of a network that can be built for this patch size.
+
+    Raises:
+        ConfigError: unknown architecture or backbone, or a patch size that it does not take.
+    """
+    found = check_pair(architecture, backbone)
+    check_size(architecture, patch_size)
+    least = 0 if found.any_size else _SMALLEST.get(backbone, 0)
+    if patch_size < least:
+        raise ConfigError(
+            "patch_size",
+            f"{architecture} with {backbone} takes no patches of {patch_size} pixels",
+            f"Use {-(-least // found.multiple) * found.multiple} or more.",
+        )
+    return found
 
 
 def nearest(name: str, known: Sequence[str], count: int = 5) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from satseg_ray.model.backbones import Architecture, check_pair, check_size
+from satseg_ray.model.backbones import Architecture, check_network
 from satseg_ray.model.environment import require_legacy_keras
 from satseg_ray.model.spec import ModelSpec
 
@@ -23,9 +23,7 @@ def check_spec(spec: ModelSpec) -> Architecture:
     Raises:
         ConfigError: unknown architecture or backbone, or a patch size that it does not take.
     """
-    architecture = check_pair(spec.architecture, spec.backbone)
-    check_size(spec.architecture, spec.patch_size)
-    return architecture
+    return check_network(spec.architecture, spec.backbone, spec.patch_size)
 
 
 def build_network(spec: ModelSpec, seed: int) -> Network:

@@ -22,7 +22,7 @@ class PatchArrays(Protocol):
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """Class indexes (N, H, W)."""
+        """Class indexes (N, H, W), 255 where unlabelled or invalid."""
 
     @property
     def valid(self) -> NDArray[np.bool_]:

@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from satseg_ray.classes import IGNORE
-from satseg_ray.patches.crop import anywhere, centred, cropped
+from satseg_ray.patches.crop import PatchArrays, anywhere, centred, cropped
 from satseg_ray.train.augment import Augmenter
 from satseg_ray.train.plan import Batch
 from satseg_ray.train.samples import BandStatistics, Samples
@@ -21,35 +20,19 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-class Patches(Protocol):
-    """What a patch reader returns: arrays of the same N, H and W."""
-
-    @property
-    def image(self) -> NDArray[Any]:
-        """Raw band values (N, H, W, B)."""
-
-    @property
-    def mask(self) -> NDArray[np.uint8]:
-        """Class indexes (N, H, W), 255 where unlabelled or invalid."""
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """Whether the pixel holds an observation (N, H, W)."""
-
-
 class PatchReader(Protocol):
     """One split of a patch store: patches by id, safe to call from a thread."""
 
     def __len__(self) -> int: ...
 
-    def read(self, ids: Sequence[int]) -> Patches:
+    def read(self, ids: Sequence[int]) -> PatchArrays:
         """Return the patches of these ids, in this order."""
 
     def key(self, position: int) -> tuple[str, int, int]:
         """Return scene, row and column of a patch."""
 
 
-def to_samples(patches: Patches, bands: BandStatistics) -> Samples:
+def to_samples(patches: PatchArrays, bands: BandStatistics) -> Samples:
     """Return patches as float32 samples, invalid pixels filled and unlabelled."""
     image = patches.image.astype(np.float32)
     image[~patches.valid] = np.array(bands.fill, np.float32)
@@ -129,7 +112,7 @@ class BatchSource:
         patches = self.reader.read(ids)
         return to_samples(centred(patches, self.side) if self.side else patches, self.bands)
 
-    def _somewhere(self, ids: Sequence[int], keys: Sequence[tuple[int, ...]]) -> Patches:
+    def _somewhere(self, ids: Sequence[int], keys: Sequence[tuple[int, ...]]) -> PatchArrays:
         patches = self.reader.read(ids)
         stored = patches.mask.shape[1]
         side = self.side or stored
