@@ -99,6 +99,8 @@ def test_the_run_and_the_registered_version_know_each_other(done, home):
     tracking = Tracking.open(home)
     assert resolve(tracking, "toy").run_id == done["train"]["run_id"]
     run = tracking.client().get_run(done["train"]["run_id"])
+    logged = tracking.client().get_logged_model(done["train"]["logged"].removeprefix("models:/"))
+    assert (logged.source_run_id, logged.status) == (done["train"]["run_id"], "READY")
     assert run.info.status == "FINISHED"
     assert {"loss", "val_mean_iou", "val_iou_water"} <= set(run.data.metrics)
     assert run.data.tags["patches_version"].startswith("toy@")

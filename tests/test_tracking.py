@@ -22,6 +22,7 @@ from satseg_ray.tracking import (
     Run,
     Tracking,
     fetch,
+    log_model,
     register_model,
     registry,
     resolve,
@@ -63,7 +64,10 @@ def run(tracking) -> Run:
 
 
 def model_of(spec: ModelSpec, directory: Path) -> Path:
-    save_model(build_network(spec, seed=1), spec, directory)
+    network = build_network(spec, seed=1)
+    kernel = network.trainable_variables[-2]
+    kernel.assign(100 * kernel)  # some untrained networks hardly tell one pixel from another
+    save_model(network, spec, directory)
     return directory
 
 
@@ -130,22 +134,33 @@ def test_an_unknown_model_is_named(tracking, version):
         resolve(tracking, "nowhere", version)
 
 
-def test_the_same_model_of_a_run_is_registered_once(tracking, run, tmp_path, monkeypatch):
+def test_the_same_model_of_a_run_is_stored_and_registered_once(
+    tracking, run, tmp_path, monkeypatch
+):
     digests = {"best": "1", "last": "2"}
     stored = []
 
-    def log_model(client, run, directory, tags):
+    def store(client, run, directory, tags):
         stored.append(directory.name)
         experiment = client.get_run(run.run_id).info.experiment_id
-        return client.create_logged_model(experiment, source_run_id=run.run_id)
+        logged = client.create_logged_model(experiment, source_run_id=run.run_id, tags=tags)
+        if len(stored) == 1:
+            return logged  # as if the job had been killed here
+        return client.finalize_logged_model(logged.model_id, "READY")
 
     monkeypatch.setattr(registry, "read_spec", lambda directory: SPEC)
     monkeypatch.setattr(registry, "model_digest", lambda directory: digests[directory.name])
-    monkeypatch.setattr(registry, "_log_model", log_model)
+    monkeypatch.setattr(registry, "_log_model", store)
     best, last = tmp_path / "best", tmp_path / "last"
+    cut_short = log_model(run, best)
+    logged = log_model(run, best)
+    assert logged != cut_short
+    assert (log_model(run, best), stored) == (logged, ["best", "best"])
     first = register_model(run, best, "once", entry_alias(run, "once"))
     again = register_model(run, best, "once", entry_alias(run, "once"))
-    assert (again, stored) == (first, ["best"])
+    assert (again, stored) == (first, ["best", "best"])
+    stored_model = tracking.client().get_logged_model(logged.removeprefix("models:/"))
+    assert first.source == stored_model.artifact_location
     assert resolve(tracking, "once") == first
     with pytest.raises(ModelVersionNotFound):
         resolve(tracking, "once", "challenger")
@@ -154,6 +169,7 @@ def test_the_same_model_of_a_run_is_registered_once(tracking, run, tmp_path, mon
     assert register_model(later, best, "once", entry_alias(later, "once")).version == "3"
     assert resolve(tracking, "once", "challenger").version == "3"
     assert register_model(run, best, "twin").version == "1"
+    assert stored == ["best", "best", "last", "best"]
 
 
 @pytest.mark.tensorflow
@@ -195,7 +211,7 @@ def test_a_registered_model_is_found_by_version_and_alias_and_fetched(tracking, 
         pytest.param("pspnet", "resnet18", marks=pytest.mark.slow),
     ],
 )
-def test_a_registered_model_loads_without_us_a_flag_or_a_pickle(
+def test_a_stored_model_loads_without_us_a_flag_or_a_pickle(
     tracking, run, tmp_path, architecture, backbone
 ):
     side = 96 if architecture == "pspnet" else 64
@@ -204,15 +220,17 @@ def test_a_registered_model_loads_without_us_a_flag_or_a_pickle(
     settled_threads()
     directory = model_of(spec, tmp_path / "result")
     name = f"{architecture}-{backbone}"
+    logged = log_model(run, directory)
     register_model(run, directory, name)
+    address = logged if backbone == "resnet18" else f"models:/{name}@champion"
     pixels = np.random.default_rng(0).integers(0, 4000, (5, side, side, 4), dtype=np.uint16)
-    theirs, said = as_a_stranger(tracking.uri, f"models:/{name}@champion", pixels, tmp_path)
+    theirs, said = as_a_stranger(tracking.uri, address, pixels, tmp_path)
     rows = side if architecture == "pspnet" else -1
     assert said == {"shape": [-1, rows, rows, 4], "example": True}
     ours = Segmenter.load(directory, 4, settled_threads()).predict_proba(pixels)
     assert theirs.dtype == np.float32
     assert theirs.shape == ours.shape
-    assert ours.std() > 1e-3
+    assert ours.std() > 1e-2
     assert np.abs(theirs - ours).max() < 1e-6
 
 

@@ -52,6 +52,7 @@ def start(workspace: Path, monkeypatch):
     monkeypatch.setenv("SATSEG_CODE_REVISION", "test")
     monkeypatch.setattr(job, "ray_session", lambda *_, **__: nullcontext())
     monkeypatch.setattr(job, "_resources", lambda _: TrainResources())
+    monkeypatch.setattr(job, "log_model", lambda *_: "models:/m-0")  # the fake leaves no model
 
     def run(fake: Fake, **settings):
         monkeypatch.setattr(job, "train_on_ray", fake)

@@ -59,6 +59,18 @@ class ModelVersion:
         return f"models:/{self.name}/{self.version}"
 
 
+def log_model(run: Run, directory: Path) -> str:
+    """Store a model directory with its run, as :func:`register_model` does, under no name.
+
+    Returns what ``mlflow.pyfunc.load_model`` takes. The same model of the same run is stored once.
+
+    Raises:
+        ModelVersionNotFound: the directory holds no model.
+    """
+    logged = _logged_once(run.tracking.client(), run, directory, _facts(directory))
+    return str(logged.model_uri)
+
+
 def register_model(
     run: Run, directory: Path, name: str, alias: str | None = CHAMPION
 ) -> ModelVersion:
@@ -75,12 +87,11 @@ def register_model(
     check_name("name", name)
     if alias is not None:
         check_name("alias", alias)
-    spec = read_spec(directory)
-    tags = _tags(spec) | {_DIGEST: model_digest(directory)}
+    tags = _facts(directory)
     client = run.tracking.client()
     version = _registered(client, run, name, tags[_DIGEST])
     if version is None:
-        logged = _log_model(client, run, directory, tags)
+        logged = _logged_once(client, run, directory, tags)
         _create_name(client, name)
         # not models:/<id>: the registry would look that up in MLflow's global store, not this one
         version = client.create_model_version(
@@ -205,6 +216,18 @@ def check_name(what: str, name: str) -> None:
         )
 
 
+def _logged_once(
+    client: MlflowClient, run: Run, directory: Path, tags: Mapping[str, str]
+) -> LoggedModel:
+    """Return the run's MLflow model of these tags; one that was cut short does not count."""
+    experiment = client.get_run(run.run_id).info.experiment_id
+    of_run = client.search_logged_models([experiment], f"source_run_id = '{run.run_id}'")
+    for logged in of_run:
+        if logged.tags.get(_DIGEST) == tags[_DIGEST] and logged.status == "READY":
+            return logged
+    return _log_model(client, run, directory, tags)
+
+
 def _log_model(
     client: MlflowClient, run: Run, directory: Path, tags: Mapping[str, str]
 ) -> LoggedModel:
@@ -271,6 +294,11 @@ def _example(spec: ModelSpec) -> Any:
     side = _EXAMPLE_SIDE if _side(spec) < 0 else spec.patch_size
     means = np.rint(np.asarray(spec.mean)).astype(spec.dtype)
     return np.broadcast_to(means, (1, side, side, len(means))).copy()
+
+
+def _facts(directory: Path) -> dict[str, str]:
+    """Return the tags of a model directory, and the digest of its files."""
+    return _tags(read_spec(directory)) | {_DIGEST: model_digest(directory)}
 
 
 def _tags(spec: ModelSpec) -> dict[str, str]:

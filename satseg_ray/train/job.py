@@ -20,7 +20,7 @@ from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.patches.store import PatchManifest, PatchStore
 from satseg_ray.progress import say
 from satseg_ray.runtime import check_fits, cpus_for_each, ray_session
-from satseg_ray.tracking import Run, Tracking, register_model
+from satseg_ray.tracking import Run, Tracking, log_model, register_model
 from satseg_ray.tracking.courier import reconcile
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.history import dataset_use
@@ -126,12 +126,15 @@ def _trained(
                 raise
             lost = _complete(run, result)
             log_diagnostics(run, folder_of(model))
+            # a sweep stores the best of its trials alone, when it registers that
+            logged = None if supervision.parent else log_model(run, model)
             registered = _register(config, run, result)
         record.end()
     say(f"model in {result.model}, run {run.run_id}")
     return {
         "run_id": run.run_id,
         "model": result.model,
+        "logged": logged,
         "registered": registered,
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
