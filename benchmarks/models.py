@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from satseg_ray.classes import ClassDef, ClassTable
-from satseg_ray.model.backbones import ARCHITECTURES, BACKBONES
+from satseg_ray.model.backbones import ARCHITECTURES, BACKBONES, smallest_size
 from satseg_ray.model.network import Network, build_network
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.process import peak_mib, prepare_process
@@ -91,20 +91,19 @@ def measure(architecture: str, backbone: str) -> dict[str, Any]:
     row: dict[str, Any] = {"architecture": architecture, "backbone": backbone}
     start = time.monotonic()
     try:
-        smallest = ARCHITECTURES[architecture].multiple
+        smallest = smallest_size(architecture, backbone)
         network = build_network(spec_of(architecture, backbone, smallest), seed=0)
         row["seconds"] = round(time.monotonic() - start, 1)
         row["parameters"] = int(network.count_params())
-        row["sizes"] = [side for side in _sizes(architecture) if takes(network, side)]
+        row["sizes"] = [side for side in _sizes(architecture, smallest) if takes(network, side)]
     except Exception as error:  # whatever a library raises is the row's answer
         row["failure"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
     return row | {"peak_mib": peak_mib()}
 
 
-def _sizes(architecture: str) -> Sequence[int]:
+def _sizes(architecture: str, smallest: int) -> Sequence[int]:
     """Return the sizes to try; a network that is built for one size is tried with that one."""
-    kind = ARCHITECTURES[architecture]
-    return TRIED if kind.any_size else (kind.multiple,)
+    return TRIED if ARCHITECTURES[architecture].any_size else (smallest,)
 
 
 def takes(network: Network, side: int) -> bool:

@@ -236,6 +236,14 @@ class TrainConfig(TrainingSpec):
             raise ValueError("encoder_weights and init_from are two starts: give one")
         return self
 
+    @model_validator(mode="after")
+    def _named_for_its_alias(self) -> Self:
+        if self.alias and not self.register_as:
+            raise PydanticCustomError(
+                "missing_beside", "an alias is of a name", {"key": "register", "given": "alias"}
+            )
+        return self
+
 
 class PredictConfig(BaseModel):
     """A scene and a registered model -> a map in ``predictions/<output>``."""

@@ -6,10 +6,14 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+
+START_PATCHES = "start_patches"
+"""The key of a model's lineage for the patches that its first weights were trained on."""
 
 
 def file_digest(path: Path) -> str:
@@ -29,6 +33,17 @@ def value_digest(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def patches_seen(lineage: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the versions of patches that a model, and what it started from, was trained on.
+
+    >>> patches_seen({"patches_version": "sea@2", "start_patches": "sea@1 land@7"})
+    ('sea@2', 'sea@1', 'land@7')
+    """
+    own = lineage.get("patches_version", "")
+    seen = [own, *lineage.get(START_PATCHES, "").split()]
+    return tuple(dict.fromkeys(version for version in seen if version))
 
 
 def code_revision() -> str:

@@ -176,8 +176,10 @@ def test_temperature_is_taken_out_of_probabilities_again():
 
 def test_environment_is_sorted_pinned_and_the_same_each_time(run, tmp_path):
     text = environment_lock()
-    head, *lines = text.splitlines()
+    head, own, *lines = text.splitlines()
     assert re.match(r"# CPython 3\.\d+\.\d+", head)
+    assert re.match(r"# satseg_ray \S+, code \S+", own)  # is on no index
+    assert not any("satseg" in line for line in lines)
     assert lines == sorted(lines, key=str.lower)
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==\S+", line) for line in lines)
     assert any(line.startswith("numpy==") for line in lines)

@@ -10,13 +10,14 @@ import pytest
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError, MissingFile, ModelVersionNotFound
+from satseg_ray.lineage import patches_seen
 from satseg_ray.model.pretrained import FirstWeights, InputRange
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.tracking import Tracking, register_model
 from satseg_ray.train.first_weights import Start, find_start
-from satseg_ray.train.job import model_spec
+from satseg_ray.train.job import kept_settings, model_spec
 from satseg_ray.workspace import Workspace
 
 CLASSES = ClassTable((ClassDef(0, "land"), ClassDef(1, "water")))
@@ -115,7 +116,26 @@ def test_a_runs_folder_or_its_model_is_a_start(place, tmp_path, inside):
     assert start.lineage == {
         "init_from": str(directory),
         "init_from_sha256": model_digest(directory),
+        "start_patches": "toy@2",
     }
+
+
+def test_a_model_knows_what_its_start_and_the_start_before_were_trained_on(place, tmp_path):
+    seen = {"patches_version": "sea@2", "start_patches": "sea@1 land@7"}
+    directory = stored(tmp_path / "model", lineage=seen)
+    start = find_start(config(init_from=str(directory)), SPEC, place)
+    assert start.lineage["start_patches"] == "sea@2 sea@1 land@7"
+    spec = replace(SPEC, lineage={"patches_version": "sea@3"})
+    assert patches_seen(start.applied(spec).lineage) == ("sea@3", "sea@2", "sea@1", "land@7")
+
+
+def test_a_start_is_kept_as_it_may_be_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = kept_settings(config(encoder_weights="w.h5", fresh=True))
+    assert kept["encoder_weights"] == str(tmp_path / "w.h5")
+    assert "fresh" not in kept
+    assert kept_settings(config(encoder_weights="imagenet"))["encoder_weights"] == "imagenet"
+    assert kept_settings(config(init_from="models:/sea/3"))["init_from"] == "models:/sea/3"
 
 
 def test_an_encoder_comes_from_a_model_of_any_architecture_of_its_backbone(place, tmp_path):

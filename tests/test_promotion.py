@@ -262,6 +262,8 @@ def test_evidence_is_what_the_evaluation_says():
     assert not evidence_of(report(-0.05), "mean_iou").better
     assert not evidence_of(report(0.05, held_out=False), "mean_iou").better
     assert evidence_of(report(0.05, held_out=None), "mean_iou").better
+    on_validation = report(0.05) | {"data": "coast@1/val"}
+    assert not evidence_of(on_validation, "mean_iou").better
 
 
 def test_the_job_compares_the_champion_with_the_challenger(tracking, home, versions, monkeypatch):

@@ -99,6 +99,17 @@ def check_size(architecture: str, patch_size: int) -> None:
         )
 
 
+def smallest_size(architecture: str, backbone: str) -> int:
+    """Return the smallest patch size that a network of these takes.
+
+    >>> smallest_size("pspnet", "resnet18"), smallest_size("pspnet", "inceptionv3")
+    (48, 96)
+    """
+    kind = ARCHITECTURES[architecture]
+    least = 1 if kind.any_size else _SMALLEST.get(backbone, 1)
+    return -(-least // kind.multiple) * kind.multiple
+
+
 def check_network(architecture: str, backbone: str, patch_size: int) -> Architecture:
     """Return the architecture of a network that can be built for this patch size.
 
@@ -107,12 +118,12 @@ def check_network(architecture: str, backbone: str, patch_size: int) -> Architec
     """
     found = check_pair(architecture, backbone)
     check_size(architecture, patch_size)
-    least = 0 if found.any_size else _SMALLEST.get(backbone, 0)
+    least = smallest_size(architecture, backbone)
     if patch_size < least:
         raise ConfigError(
             "patch_size",
             f"{architecture} with {backbone} takes no patches of {patch_size} pixels",
-            f"Use {-(-least // found.multiple) * found.multiple} or more.",
+            f"Use {least} or more.",
         )
     return found
 

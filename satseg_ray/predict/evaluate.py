@@ -18,7 +18,7 @@ from satseg_ray.data.rows import Pool, Reporter, Work, collected, run_actors
 from satseg_ray.errors import BandMismatch, ConfigError
 from satseg_ray.findings import Finding
 from satseg_ray.geo.raster import inspect_scene
-from satseg_ray.lineage import code_revision
+from satseg_ray.lineage import code_revision, patches_seen
 from satseg_ray.model.bootstrap import Resampling
 from satseg_ray.model.figures import (
     write_confusion,
@@ -69,6 +69,7 @@ def compare(config: EvaluateConfig, kept: Mapping[str, Any] | None = None) -> Ma
     source = _source(config)
     tracking = Tracking.open(workspace.root)
     contenders = _contenders(config, tracking, workspace)
+    config = _with_block(config, [contender.spec for contender in contenders])
     names = "-".join(f"{c.model.name}-{c.model.version}" for c in contenders)
     target = workspace.evaluation(config.output or name_from(f"{names}-{source}"))
     if config.scene and not config.output:
@@ -122,6 +123,13 @@ def _contenders(
         Contender(version, directory, read_spec(directory))
         for version, directory in zip(versions, directories, strict=True)
     ]
+
+
+def _with_block(config: EvaluateConfig, specs: Sequence[ModelSpec]) -> EvaluateConfig:
+    """Return the config with the side of a scene's blocks: one for all models."""
+    if config.block or not config.scene:
+        return config
+    return config.model_copy(update={"block": max(spec.patch_size for spec in specs)})
 
 
 @dataclass(frozen=True)
@@ -230,15 +238,22 @@ def _must_agree(of: ModelSpec | PatchManifest) -> dict[str, object]:
 
 
 def _held_out(patches: Mapping[str, str], model: Mapping[str, str], split: str) -> bool | None:
-    """Tell whether a model was trained on other patches than those of a split, if known."""
-    tiled, trained = patches.get("patches_version", ""), model.get("patches_version", "")
-    if not tiled or tiled.partition("@")[0] != trained.partition("@")[0]:
+    """Tell whether a model, and what it started from, saw other patches than a split's, if known.
+
+    >>> _held_out({"patches_version": "sea@2"}, {"patches_version": "sea@2"}, "test")
+    True
+    """
+    tiled = patches.get("patches_version", "")
+    name = tiled.partition("@")[0]
+    own = [seen for seen in patches_seen(model) if seen.partition("@")[0] == name]
+    if not tiled or not own:
         return None
-    if tiled == trained:
+    other = next((seen for seen in own if seen != tiled), None)
+    if other is None:
         return split != "train"
     say(
-        f"warning: the model was trained on {trained}, since then tiled anew as {tiled}: it may "
-        "have seen what is held out now. Train it again, or tile as before."
+        f"warning: the model, or what it started from, was trained on {other}, since then tiled "
+        f"anew as {tiled}: it may have seen what is held out now. Train again, or tile as before."
     )
     return False
 

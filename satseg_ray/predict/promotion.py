@@ -117,7 +117,6 @@ def evidence_of(report: Mapping[str, Any], metric: str) -> Evidence:
     champion, challenger = report["models"]
     (pair,) = report["comparisons"]
     found = pair["differences"][metric]
-    unfair = "it was trained on some of these patches" if challenger["held_out"] is False else ""
     return Evidence(
         metric=metric,
         challenger=challenger[metric],
@@ -129,8 +128,17 @@ def evidence_of(report: Mapping[str, Any], metric: str) -> Evidence:
         data=report["data"],
         dataset_version=report["data"].rpartition("/")[0],
         run_id=report["run_id"],
-        unfair=unfair,
+        unfair=_unfair(report["data"], challenger["held_out"]),
     )
+
+
+def _unfair(data: str, held_out: bool | None) -> str:
+    """Return what gives the challenger more than it deserves, or nothing."""
+    if held_out is False:
+        return "it was trained on some of these patches"
+    if data.endswith("/val"):
+        return "its epoch, its temperature and a sweep's best are chosen on these patches"
+    return ""
 
 
 def _tell(moved: Promotion, evidence: Evidence | None) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from satseg_ray.errors import ConfigError, ModelVersionNotFound
 from satseg_ray.lineage import value_digest
 from satseg_ray.model.backbones import ARCHITECTURES
+from satseg_ray.model.segment import fill_values
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
 from satseg_ray.products import fresh_directory, is_no_place, locked
@@ -292,7 +293,7 @@ def _signature(spec: ModelSpec) -> ModelSignature:
 def _example(spec: ModelSpec) -> Any:
     """Return one small patch of the bands' means: the example is stored as text."""
     side = _EXAMPLE_SIDE if _side(spec) < 0 else spec.patch_size
-    means = np.rint(np.asarray(spec.mean)).astype(spec.dtype)
+    means = fill_values(spec)
     return np.broadcast_to(means, (1, side, side, len(means))).copy()
 
 

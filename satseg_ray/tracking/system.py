@@ -12,22 +12,33 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from satseg_ray.lineage import code_revision
 from satseg_ray.tracking.runs import Run
 
 ENVIRONMENT = "environment.txt"
 
+_OWN = "satseg_ray"
 _PATIENCE = 10.0
 
 
 def environment_lock() -> str:
     """Return the installed packages as ``name==version``, sorted, and before them the Python.
 
-    It is a requirements file: ``pip install --no-deps -r environment.txt`` installs the same.
+    It is a requirements file: ``pip install --no-deps -r environment.txt`` installs the same. This
+    package is on no index: it stands in a comment, with the revision of its code.
     """
     found = {(d.metadata["Name"], d.version) for d in distributions() if d.metadata["Name"]}
-    lines = sorted((f"{name}=={version}" for name, version in found), key=str.lower)
+    own = {version for name, version in found if name.replace("-", "_") == _OWN}
+    lines = sorted(
+        (f"{name}=={version}" for name, version in found if name.replace("-", "_") != _OWN),
+        key=str.lower,
+    )
     python = f"# {platform.python_implementation()} {platform.python_version()}"
-    return "\n".join([f"{python}, {platform.platform()}", *lines]) + "\n"
+    comments = [
+        f"{python}, {platform.platform()}",
+        *(f"# {_OWN} {version}, code {code_revision()}" for version in sorted(own)),
+    ]
+    return "\n".join([*comments, *lines]) + "\n"
 
 
 def log_environment(run: Run) -> None:

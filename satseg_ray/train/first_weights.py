@@ -7,7 +7,7 @@ from pathlib import Path
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import MissingFile
-from satseg_ray.lineage import file_digest
+from satseg_ray.lineage import START_PATCHES, file_digest, patches_seen
 from satseg_ray.model.pretrained import (
     IMAGENET,
     FirstWeights,
@@ -21,6 +21,10 @@ from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.store import model_digest, read_spec
 from satseg_ray.tracking import Tracking, fetch, resolve_text
 from satseg_ray.workspace import Workspace, absolute
+
+STARTS = ("encoder_weights", "init_from")
+"""The keys of a training's config that name one."""
+_REGISTERED = "models:"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,17 @@ def find_start(config: TrainConfig, spec: ModelSpec, workspace: Workspace) -> St
     return _from_model("encoder_weights", directory, name, spec, weights)
 
 
+def kept_start(key: str, text: str | None) -> str | None:
+    """Return a start as it may be read from any folder: a path becomes absolute.
+
+    >>> kept_start("encoder_weights", "imagenet"), kept_start("init_from", "models:/sea/3")
+    ('imagenet', 'models:/sea/3')
+    """
+    if not text or text == IMAGENET or text.startswith(_REGISTERED):
+        return text
+    return str(absolute(text, key))
+
+
 def _from_file(path: Path, name: str, backbone: str) -> Start:
     lineage = {"encoder_weights": name, "encoder_weights_sha256": file_digest(path)}
     return Start(FirstWeights(encoder=str(path)), library_range(backbone), lineage)
@@ -77,12 +92,14 @@ def _from_model(
     source = read_spec(directory)
     check_source(key, source, spec)
     lineage = {key: name, f"{key}_sha256": model_digest(directory)}
+    if seen := patches_seen(source.lineage):
+        lineage[START_PATCHES] = " ".join(seen)
     return Start(weights, InputRange(source.input_scale, source.input_offset), lineage)
 
 
 def _model(text: str, key: str, workspace: Workspace) -> tuple[Path, str]:
     """Return the directory of a registered model or of a path, and the name to remember it by."""
-    if text.startswith("models:"):
+    if text.startswith(_REGISTERED):
         tracking = Tracking.open(workspace.root)
         found = resolve_text(tracking, text, key)
         return fetch(tracking, found, workspace.models()), found.uri

@@ -27,7 +27,7 @@ from satseg_ray.tracking.history import dataset_use
 from satseg_ray.tracking.registry import check_name, entry_alias
 from satseg_ray.tracking.system import log_environment
 from satseg_ray.train.diagnose import folder_of, log_diagnostics
-from satseg_ray.train.first_weights import find_start
+from satseg_ray.train.first_weights import STARTS, find_start, kept_start
 from satseg_ray.train.follow import followed
 from satseg_ray.train.plan import check_shared
 from satseg_ray.train.resume import Unfinished, unfinished
@@ -146,7 +146,8 @@ def _trained(
 
 def kept_settings(config: TrainConfig) -> dict[str, Any]:
     """Return what the data set's pipeline keeps of a training; it needs a name to register by."""
-    settings = config.model_dump(mode="json", by_alias=True)
+    settings = config.model_dump(mode="json", by_alias=True, exclude={"fresh"})
+    settings |= {key: kept_start(key, settings[key]) for key in STARTS}
     return {key: value for key, value in settings.items() if key != "register" or value}
 
 
