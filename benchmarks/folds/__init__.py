@@ -1,0 +1,1 @@
+"""Every chip predicted by a model that has not seen it."""
