@@ -113,7 +113,8 @@ def write_note(path: Path, body: Mapping[str, str]) -> None:
 
 def notes(folder: Path) -> list[dict[str, str]]:
     """Return what is known of all trials that have a run."""
-    return [read_note(path) for path in sorted(folder.glob("*.json"))]
+    found = [read_note(path) for path in sorted(folder.glob("*.json"))]
+    return [note for note in found if "run_id" in note]
 
 
 def read_note(path: Path) -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""How a sweep ends, and what is left of it: with trials that are told, in place of Ray's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from satseg_ray.config import TrainConfig
+from satseg_ray.tracking import Run, Tracking
+from satseg_ray.tune.config import TuneConfig
+from satseg_ray.tune.sweep import _Sweep
+from satseg_ray.tune.trial import write_note
+from satseg_ray.workspace import Workspace
+
+SPACE: dict[str, Any] = {"learning_rate": {"low": 0.001, "high": 0.01}}
+
+
+class Told:
+    """A sweep whose trials are told one by one; ``fit`` stands for Ray Tune."""
+
+    def __init__(self, root: Path) -> None:
+        self.workspace, self.tracking = Workspace(root), Tracking.open(root)
+        self.results: list[Any] = []
+        self.fit: Callable[[], Any] = lambda: list(self.results)
+
+    def run(self, **given: Any) -> Any:
+        """Run the sweep, or go on with it."""
+        raw = {"dataset": "toy", "name": "told", "space": SPACE} | given
+        base = TrainConfig(dataset="toy")
+        made = _Sweep(TuneConfig.model_validate(raw), base, self.workspace, self.tracking, "digest")
+        made.folder.mkdir(parents=True, exist_ok=True)
+        return made.run()
+
+    def trial(
+        self, number: int, problem: str | None = None, started: bool = True, **metrics: Any
+    ) -> Run:
+        """Add a trial with a run and what it left; ``problem`` is what it failed by."""
+        run = self.tracking.create_run("satseg", f"t{number}")
+        note = {"run_id": run.run_id} if started else {}
+        write_note(
+            self.workspace.sweep("told") / "trials" / f"t{number}.json",
+            note | ({"problem": problem} if problem else {}),
+        )
+        checkpoints = self.workspace.run(run.run_id) / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        path, values = str(checkpoints / f"t{number}"), {"learning_rate": 0.002}
+        error = RuntimeError(f"a trace\nof {problem}") if problem else None
+        self.results.append(SimpleNamespace(path=path, metrics=metrics, config=values, error=error))
+        return run
+
+    def status(self, run_id: str) -> str:
+        return str(self.tracking.client().get_run(run_id).info.status)
+
+    def parent(self) -> Any:
+        (found,) = self.tracking.client().search_runs(
+            [e.experiment_id for e in self.tracking.client().search_experiments()],
+            "tags.sweep = 'told'",
+        )
+        return found
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    found = Told(tmp_path)
+    monkeypatch.setattr(_Sweep, "_tuner", lambda self, state, budget: found)
+    return found
+
+
+def interrupted() -> Any:
+    raise KeyboardInterrupt("SIGINT")
+
+
+def test_a_sweep_is_interrupted_though_a_trial_failed_before_it_had_a_run(told):
+    told.trial(0, problem="no weights", started=False)
+    under_way = told.trial(1)
+    told.fit = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        told.run()
+    assert told.status(under_way.run_id) == "KILLED"
+    assert told.parent().info.status == "KILLED"
