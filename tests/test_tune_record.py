@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from satseg_ray.config import TrainConfig
+from satseg_ray.errors import TrainingFailed
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.sweep import _Sweep
@@ -68,6 +69,28 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
     found = Told(tmp_path)
     monkeypatch.setattr(_Sweep, "_tuner", lambda self, state, budget: found)
     return found
+
+
+def test_a_sweep_of_failed_trials_alone_says_the_first_problem_in_one_line(told):
+    first = told.trial(0, problem="weights.h5: holds no weights. Name others.")
+    told.trial(1, problem="out of memory")
+    with pytest.raises(TrainingFailed) as failure:
+        told.run()
+    said = str(failure.value)
+    assert "none of 2 trials came to its end: weights.h5: holds no weights. Name others." in said
+    assert "\n" not in said
+    assert failure.value.exit_code == 18
+    assert told.status(first.run_id) == "FAILED"
+    assert told.parent().info.status == "FAILED"
+    assert told.parent().data.tags["error"] == said
+    assert (told.workspace.run(first.run_id) / "checkpoints").is_dir()  # it is tried again
+
+
+def test_of_an_unforeseen_failure_the_last_line_is_told(told):
+    told.trial(0, problem="out of memory", started=False)
+    (told.workspace.sweep("told") / "trials" / "t0.json").unlink()
+    with pytest.raises(TrainingFailed, match="none of 1 trials came to its end: of out of memory"):
+        told.run()
 
 
 def interrupted() -> Any:

@@ -44,12 +44,7 @@ class SweepRecord:
         for trial in trials:
             self._close(trial, keep=best is None or trial is best)
         if best is None or best.run_id is None:
-            raise TrainingFailed(
-                self.folder.name,
-                f"none of {len(trials)} trials came to its end",
-                f"{self.folder / TABLE} says what each met. The same command tries those again "
-                "that failed; more minutes or fewer epochs are another sweep, of another name.",
-            )
+            raise self._none(trials)
         self.parent.log_metrics({f"best_{self.config.metric}": float(best.score or 0.0)})
         self.parent.set_tags({"best_run": best.run_id})
         told = {"name": best.name, "run_id": best.run_id, "score": best.score, **best.values}
@@ -69,6 +64,16 @@ class SweepRecord:
             "table": str(self.folder / TABLE),
             "picture": str(self.folder / PICTURE),
         }
+
+    def _none(self, trials: Sequence[Trial]) -> TrainingFailed:
+        """Return the fact that there is no best trial, with the first problem of all."""
+        problem = next((f": {trial.problem}" for trial in trials if trial.problem), "")
+        return TrainingFailed(
+            self.folder.name,
+            f"none of {len(trials)} trials came to its end{problem.rstrip('.')}",
+            f"{self.folder / TABLE} says what each met. The same command tries those again "
+            "that failed; more minutes or fewer epochs are another sweep, of another name.",
+        )
 
     def interrupt(self, notes: Sequence[Mapping[str, str]]) -> None:
         """End the runs that are under way: they go on with the sweep."""

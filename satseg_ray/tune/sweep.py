@@ -226,5 +226,10 @@ class _Sweep:
             epochs=int(metrics.get("epoch", 0)),
             seconds=float(metrics.get("time_total_s", 0.0)),
             run_id=note.get("run_id"),
-            problem=note.get("problem") or (str(result.error) if result.error else None),
+            problem=note.get("problem") or _last_line(result.error),
         )
+
+
+def _last_line(error: Exception | None) -> str | None:
+    """Return what an error says after the traces that Ray puts before it."""
+    return str(error).strip().rpartition("\n")[2] if error else None
