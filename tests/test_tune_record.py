@@ -12,6 +12,7 @@ import pytest
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import TrainingFailed
 from satseg_ray.tracking import Run, Tracking
+from satseg_ray.train.resume import Unfinished, unfinished
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.sweep import _Sweep
 from satseg_ray.tune.trial import write_note
@@ -48,10 +49,18 @@ class Told:
         )
         checkpoints = self.workspace.run(run.run_id) / "checkpoints"
         checkpoints.mkdir(parents=True)
+        if not metrics.get("exported"):
+            with unfinished(self.workspace, {"trial": number}) as record:
+                record.begin(run.run_id)
         path, values = str(checkpoints / f"t{number}"), {"learning_rate": 0.002}
         error = RuntimeError(f"a trace\nof {problem}") if problem else None
         self.results.append(SimpleNamespace(path=path, metrics=metrics, config=values, error=error))
         return run
+
+    def unfinished(self) -> set[str | None]:
+        """Return the runs that a command would go on with."""
+        records = (self.workspace.root / "runs" / "unfinished").glob("*.json")
+        return {Unfinished(path).run_id() for path in records}
 
     def status(self, run_id: str) -> str:
         return str(self.tracking.client().get_run(run_id).info.status)
@@ -83,7 +92,8 @@ def test_a_sweep_of_failed_trials_alone_says_the_first_problem_in_one_line(told)
     assert told.status(first.run_id) == "FAILED"
     assert told.parent().info.status == "FAILED"
     assert told.parent().data.tags["error"] == said
-    assert (told.workspace.run(first.run_id) / "checkpoints").is_dir()  # it is tried again
+    assert first.run_id in told.unfinished()  # it is tried again
+    assert (told.workspace.run(first.run_id) / "checkpoints").is_dir()
 
 
 def test_of_an_unforeseen_failure_the_last_line_is_told(told):
@@ -91,6 +101,16 @@ def test_of_an_unforeseen_failure_the_last_line_is_told(told):
     (told.workspace.sweep("told") / "trials" / "t0.json").unlink()
     with pytest.raises(TrainingFailed, match="none of 1 trials came to its end: of out of memory"):
         told.run()
+
+
+def test_nobody_goes_on_with_a_trial_that_was_stopped_or_failed(told):
+    told.trial(0, epoch=4, score=0.7, exported=True)
+    stopped, failed = told.trial(1, epoch=2, score=0.4), told.trial(2, problem="no weights")
+    assert told.unfinished() == {stopped.run_id, failed.run_id}
+    assert told.run()["best"]["score"] == 0.7
+    assert told.unfinished() == set()
+    assert not told.workspace.run(stopped.run_id).exists()
+    assert (told.status(stopped.run_id), told.status(failed.run_id)) == ("FINISHED", "FAILED")
 
 
 def interrupted() -> Any:

@@ -46,6 +46,14 @@ class Unfinished:
         self.path.unlink(missing_ok=True)
 
 
+def forget(workspace: Workspace, run_id: str) -> None:
+    """Remove the record of a run that nobody goes on with, where there is one."""
+    for path in (workspace.root / "runs" / FOLDER).glob("*.json"):
+        record = Unfinished(path)
+        if record.run_id() == run_id:
+            record.end()
+
+
 @contextmanager
 def unfinished(workspace: Workspace, facts: Mapping[str, Any]) -> Iterator[Unfinished]:
     """Give the record of the training of these facts, which nobody else has in the block.

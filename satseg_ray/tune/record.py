@@ -14,6 +14,7 @@ from satseg_ray.products import fresh_file
 from satseg_ray.progress import say
 from satseg_ray.tracking import Run, register_model
 from satseg_ray.tracking.registry import CHALLENGER
+from satseg_ray.train.resume import forget
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.summary import Trial, best_of, ranked, write_parallel, write_table
 from satseg_ray.workspace import Workspace
@@ -93,6 +94,7 @@ class SweepRecord:
         if trial.outcome != "finished":
             run.finish("FAILED" if trial.outcome == "failed" else "FINISHED")
         if not keep:
+            forget(self.workspace, trial.run_id)
             shutil.rmtree(self.workspace.run(trial.run_id), ignore_errors=True)
 
     def _register(self, run_id: str, name: str) -> dict[str, str]:
