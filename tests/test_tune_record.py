@@ -12,7 +12,9 @@ import pytest
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import TrainingFailed
 from satseg_ray.tracking import Run, Tracking
+from satseg_ray.tracking.registry import ModelVersion
 from satseg_ray.train.resume import Unfinished, unfinished
+from satseg_ray.tune import record
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.sweep import _Sweep
 from satseg_ray.tune.trial import write_note
@@ -50,8 +52,8 @@ class Told:
         checkpoints = self.workspace.run(run.run_id) / "checkpoints"
         checkpoints.mkdir(parents=True)
         if not metrics.get("exported"):
-            with unfinished(self.workspace, {"trial": number}) as record:
-                record.begin(run.run_id)
+            with unfinished(self.workspace, {"trial": number}) as there:
+                there.begin(run.run_id)
         path, values = str(checkpoints / f"t{number}"), {"learning_rate": 0.002}
         error = RuntimeError(f"a trace\nof {problem}") if problem else None
         self.results.append(SimpleNamespace(path=path, metrics=metrics, config=values, error=error))
@@ -111,6 +113,41 @@ def test_nobody_goes_on_with_a_trial_that_was_stopped_or_failed(told):
     assert told.unfinished() == set()
     assert not told.workspace.run(stopped.run_id).exists()
     assert (told.status(stopped.run_id), told.status(failed.run_id)) == ("FINISHED", "FAILED")
+
+
+def test_a_sweep_that_goes_on_is_running_again(told):
+    told.trial(0, epoch=4, score=0.7, exported=True)
+    told.fit = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        told.run()
+    seen = []
+
+    def going_on() -> Any:
+        seen.append(told.parent().info.status)
+        return told.results
+
+    told.fit = going_on
+    told.run()
+    assert seen == ["RUNNING"]
+    assert told.parent().info.status == "FINISHED"
+
+
+def test_the_best_is_registered_by_every_name_that_is_asked_for_and_once_by_each(told, monkeypatch):
+    names: list[str] = []
+
+    def registered(run: Run, directory: Path, name: str, alias: str) -> ModelVersion:
+        names.append(name)
+        return ModelVersion(name, "1", run.run_id, "")
+
+    monkeypatch.setattr(record, "register_model", registered)
+    best = told.trial(0, epoch=4, score=0.7, exported=True)
+    assert told.run()["registered"] is None
+    for name in ("coast", "coast", "shore"):
+        result = told.run(challenger=name)
+        assert result["registered"]["name"] == name
+        assert result["best"]["run_id"] == best.run_id
+    assert names == ["coast", "shore"]
+    assert told.run()["registered"]["name"] == "shore"
 
 
 def interrupted() -> Any:

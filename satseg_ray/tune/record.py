@@ -51,17 +51,20 @@ class SweepRecord:
         told = {"name": best.name, "run_id": best.run_id, "score": best.score, **best.values}
         self._write({"trials": [_told(trial) for trial in ranked(trials)], "best": told})
 
-    def result(self) -> Mapping[str, Any]:
-        """Return what came of a sweep that was summed up; register its best where that is asked."""
-        found = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
-        if self.config.challenger and not found.get("registered"):
-            found["registered"] = self._register(found["best"]["run_id"], self.config.challenger)
+    def register(self, name: str) -> None:
+        """Register the best of a sweep that was summed up, unless it is the last one there."""
+        found = self._read()
+        if (found.get("registered") or {}).get("name") != name:
+            found["registered"] = self._register(found["best"]["run_id"], name)
             self._write(found)
+
+    def result(self) -> Mapping[str, Any]:
+        """Return what came of a sweep that was summed up."""
         return {
             "sweep": self.folder.name,
             "run_id": self.parent.run_id,
             "registered": None,
-            **found,
+            **self._read(),
             "table": str(self.folder / TABLE),
             "picture": str(self.folder / PICTURE),
         }
@@ -80,6 +83,10 @@ class SweepRecord:
         """End the runs that are under way: they go on with the sweep."""
         for note in notes:
             Run(self.parent.tracking, note["run_id"]).interrupt()
+
+    def _read(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
+        return found
 
     def _write(self, body: Mapping[str, Any]) -> None:
         with fresh_file(self.folder / RESULT) as partial:

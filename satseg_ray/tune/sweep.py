@@ -115,6 +115,7 @@ class _Sweep:
         if state.done:
             say(f"the sweep {self.name} is finished")
         else:
+            self.tracking.reopened(state.parent)
             budget = Budget(self.folder / _STATE, self.config.minutes * 60)
             with parent.recording():
                 try:
@@ -126,6 +127,8 @@ class _Sweep:
                     budget.save()
                 record.sum_up([self._trial(result) for result in results if result.path])
             replace(self._state(), done=True).write(self.folder / _STATE)
+        if self.config.challenger:
+            record.register(self.config.challenger)
         return record.result()
 
     def _state(self) -> SweepState:
