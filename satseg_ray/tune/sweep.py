@@ -22,7 +22,7 @@ from satseg_ray.runtime import cpus_for_each, places, ray_session
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.registry import check_name
-from satseg_ray.tune.base import base_config, check_against
+from satseg_ray.tune.base import base_config, check_against, check_starts, with_absolute_paths
 from satseg_ray.tune.budget import Budget, SweepState
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.record import SweepRecord
@@ -44,7 +44,7 @@ def tune(config: TuneConfig) -> Mapping[str, Any]:
         ConfigError: a key, a value, or another sweep of that name.
         TrainingFailed: no trial came to its end.
     """
-    workspace = Workspace.resolve()
+    workspace, config = Workspace.resolve(), with_absolute_paths(config)
     base = base_config(config)
     check_space(base, config.space)
     if config.challenger:
@@ -52,6 +52,7 @@ def tune(config: TuneConfig) -> Mapping[str, Any]:
     with DataStore.of(workspace).reading_patches(config.dataset) as patches:
         store = PatchStore.open(patches)
         check_against(store, config, base)
+        check_starts(store, config, base, workspace)
         tracking = Tracking.open(workspace.root)
         sweep = _Sweep(config, base, workspace, tracking, sweep_digest(config, store.manifest))
         sweep.folder.mkdir(parents=True, exist_ok=True)
