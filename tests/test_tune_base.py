@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import pytest
 
 from satseg_ray.errors import ConfigError, EmptySplit, MissingFile, ModelVersionNotFound
 from satseg_ray.patches.store import PatchStore
-from satseg_ray.tune.base import base_config, check_against, check_starts, with_absolute_paths
+from satseg_ray.tune.base import (
+    base_config,
+    check_against,
+    check_metric,
+    check_starts,
+    with_absolute_paths,
+)
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.space import check_space
 from satseg_ray.workspace import Workspace
@@ -110,6 +117,15 @@ def test_first_weights_are_found_before_any_trial(
     config = sweep(space=start)
     with pytest.raises(error, match=problem):
         check_starts(tiled, config, base_config(config), Workspace(tmp_path))
+
+
+def test_the_metric_of_a_class_that_validation_lacks_is_refused(tiled):
+    counts = dict(tiled.manifest.counts)
+    counts["val"] = {"patches": 1, "pixels": {"land": 1000, "water": 0, "unlabelled": 0}}
+    manifest = replace(tiled.manifest, counts=counts)
+    check_metric("val_iou_land", manifest)
+    with pytest.raises(ConfigError, match="'val_iou_water' is of a class without a validation pix"):
+        check_metric("val_iou_water", manifest)
 
 
 def test_a_data_set_without_validation_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from satseg_ray.config import TrainConfig
 from satseg_ray.errors import TrainingFailed
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.tracking.registry import ModelVersion
+from satseg_ray.train.checkpoint import TrainState
 from satseg_ray.train.resume import Unfinished, unfinished
 from satseg_ray.tune import record
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.sweep import _Sweep
-from satseg_ray.tune.trial import write_note
+from satseg_ray.tune.trial import ScoreCallback, write_note
 from satseg_ray.workspace import Workspace
 
 SPACE: dict[str, Any] = {"learning_rate": {"low": 0.001, "high": 0.01}}
@@ -148,6 +150,26 @@ def test_the_best_is_registered_by_every_name_that_is_asked_for_and_once_by_each
         assert result["best"]["run_id"] == best.run_id
     assert names == ["coast", "shore"]
     assert told.run()["registered"]["name"] == "shore"
+
+
+def test_tune_compares_the_metric_of_the_epoch_that_is_kept():
+    figures = [(0.5, 0.9), (0.6, 0.4), (0.6, 0.5), (0.2, 0.8)]
+    history = [{"val_mean_iou": mean, "val_iou_water": water} for mean, water in figures]
+    state, callback = TrainState(), ScoreCallback("val_iou_water")
+    for epoch in history:
+        state.advance([], [], epoch)
+        assert callback.score(epoch) == state.best["val_iou_water"]
+    later = ScoreCallback("val_iou_water")
+    later.go_on(history[:2])
+    assert [later.score(epoch) for epoch in history[2:]] == [0.5, 0.5]
+
+
+def test_a_trial_without_a_figure_has_no_score_and_the_result_is_json(told):
+    told.trial(0, epoch=4, score=float("-inf"), exported=True)
+    told.trial(1, epoch=4, score=0.1, exported=True)
+    result = told.run()
+    assert [trial["score"] for trial in result["trials"]] == [0.1, None]
+    json.dumps(result, allow_nan=False)
 
 
 def interrupted() -> Any:

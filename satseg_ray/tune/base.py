@@ -10,7 +10,7 @@ from typing import Any
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError, MissingFile, ModelVersionNotFound
-from satseg_ray.patches.store import PatchStore
+from satseg_ray.patches.store import PatchManifest, PatchStore
 from satseg_ray.train.first_weights import find_start
 from satseg_ray.train.job import check_classes, checked_spec, model_spec
 from satseg_ray.train.plan import check_shared
@@ -91,11 +91,7 @@ def check_against(store: PatchStore, config: TuneConfig, base: TrainConfig) -> N
     """
     store.required("val")
     check_classes(store.manifest)
-    known = [SCORE, *(f"val_iou_{name}" for name in store.manifest.classes.names)]
-    if config.metric not in known:
-        raise ConfigError(
-            "metric", f"{config.metric!r} is no figure to be highest", f"Take one of {known}."
-        )
+    check_metric(config.metric, store.manifest)
     for values in combinations(config.space, _NETWORK):
         with _named(values):
             checked_spec(with_values(base, values), store)
@@ -106,6 +102,26 @@ def check_against(store: PatchStore, config: TuneConfig, base: TrainConfig) -> N
     lowest = least(config.space, _LOSS)
     with _named(lowest):
         with_values(base, lowest)
+
+
+def check_metric(metric: str, manifest: PatchManifest) -> None:
+    """Refuse a metric that no epoch would have.
+
+    Raises:
+        ConfigError: it is none of validation's, or of a class without a labelled pixel there.
+    """
+    names, pixels = manifest.classes.names, manifest.counts["val"]["pixels"]
+    known = [SCORE, *(f"val_iou_{name}" for name in names if pixels.get(name))]
+    if metric in known:
+        return
+    absent = any(metric == f"val_iou_{name}" for name in names)
+    raise ConfigError(
+        "metric",
+        f"{metric!r} is of a class without a validation pixel"
+        if absent
+        else f"{metric!r} is no figure to be highest",
+        f"Take one of {known}.",
+    )
 
 
 def check_starts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -221,11 +222,11 @@ class _Sweep:
         outcome: Outcome = "finished" if metrics.get(EXPORTED) else "stopped"
         if result.error:
             outcome = "failed"
-        values = result.config or {}
+        values, score = result.config or {}, metrics.get(SCORE)
         return Trial(
             name=trial_name(self.name, trial_id, values, self.config.space),
             values={key: values[key] for key in self.config.space},
-            score=metrics.get(SCORE),
+            score=score if score is not None and isfinite(score) else None,
             outcome=outcome,
             epochs=int(metrics.get("epoch", 0)),
             seconds=float(metrics.get("time_total_s", 0.0)),

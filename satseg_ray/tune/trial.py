@@ -16,12 +16,13 @@ from ray.tune.trainable import wrap_function
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import SatsegError
 from satseg_ray.products import fresh_file
+from satseg_ray.train.checkpoint import is_best
 from satseg_ray.train.job import Supervision, train_supervised
 from satseg_ray.tune.space import with_values
 from satseg_ray.workspace import Workspace
 
 SCORE = "score"
-"""What Tune compares: the highest value of the sweep's metric in a trial so far."""
+"""What Tune compares: the sweep's metric in the epoch whose weights a trial would keep now."""
 
 EXPORTED = "exported"
 """Whether a trial has come to its end and has a model."""
@@ -43,21 +44,25 @@ class ScoreCallback(TuneReportCallback):  # type: ignore[misc]  # Ray has no typ
 
     def __init__(self, metric: str) -> None:
         super().__init__()
-        self._metric, self._best = metric, float("-inf")
+        self._metric = metric
+        self._best: Mapping[str, float] | None = None
 
     def go_on(self, history: Iterable[Mapping[str, float]]) -> None:
         """Take the figures of epochs before into account."""
-        self._best = max((self._score(figures) for figures in history), default=self._best)
+        for figures in history:
+            self.score(figures)
 
-    def _score(self, figures: Mapping[str, float]) -> float:
-        return figures.get(self._metric, float("-inf"))
+    def score(self, figures: Mapping[str, float]) -> float:
+        """Return the score after one more epoch, by the rule that a training keeps its best by."""
+        if is_best(figures, self._best):
+            self._best = figures
+        return (self._best or figures).get(self._metric, float("-inf"))
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Report one epoch."""
-        self._best = max(self._best, self._score(metrics[0]))
-        first = {**metrics[0], SCORE: self._best}
+        first = {**metrics[0], SCORE: self.score(metrics[0])}
         super().after_report(run_context, [first, *metrics[1:]], checkpoint)
 
 
