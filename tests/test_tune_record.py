@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import TrainingFailed
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.tracking.registry import ModelVersion
-from satseg_ray.train.checkpoint import TrainState
+from satseg_ray.train.checkpoint import Checkpoints, TrainState
+from satseg_ray.train.job import Supervision
 from satseg_ray.train.resume import Unfinished, unfinished
-from satseg_ray.tune import record
+from satseg_ray.tune import record, sweep
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.sweep import _Sweep
 from satseg_ray.tune.trial import ScoreCallback, write_note
@@ -77,8 +80,17 @@ class Told:
         return found
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow: its tables take a second to make."""
+    root = tmp_path_factory.mktemp("empty")
+    Tracking.open(root)
+    return root / "mlflow.db"
+
+
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+def told(tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    shutil.copy(tables, tmp_path)
     found = Told(tmp_path)
     monkeypatch.setattr(_Sweep, "_tuner", lambda self, state, budget: found)
     return found
@@ -170,6 +182,34 @@ def test_a_trial_without_a_figure_has_no_score_and_the_result_is_json(told):
     result = told.run()
     assert [trial["score"] for trial in result["trials"]] == [0.1, None]
     json.dumps(result, allow_nan=False)
+
+
+def test_a_trial_that_leads_when_the_time_is_over_is_the_best_and_has_a_model(told, monkeypatch):
+    ended = told.trial(0, epoch=4, score=0.5, exported=True)
+    leading = told.trial(1, epoch=2, score=0.7)
+    state = TrainState()
+    for score in (0.8, 0.6):
+        state.advance([np.zeros(1)], [], {"val_mean_iou": score})
+    checkpoints = Checkpoints(str(told.workspace.run(leading.run_id) / "checkpoints"))
+    checkpoints.write(state)
+
+    def ending(config: TrainConfig, workspace: Workspace, supervision: Supervision) -> Any:
+        assert (config.learning_rate, supervision.ends_after) == (0.002, 2)
+        assert supervision.parent == told.parent().info.run_id
+        return {"epochs": 2, "metrics": state.best}
+
+    monkeypatch.setattr(sweep, "train_supervised", ending)
+    result = told.run()
+    assert result["best"]["run_id"] == leading.run_id
+    assert result["best"]["score"] == 0.8
+    assert told.workspace.run(leading.run_id).is_dir()
+    assert not told.workspace.run(ended.run_id).exists()
+
+
+def test_where_no_model_can_be_made_the_next_one_is_the_best(told, monkeypatch):
+    ended = told.trial(0, epoch=4, score=0.5, exported=True)
+    told.trial(1, epoch=2, score=0.7)  # there is no checkpoint
+    assert told.run()["best"]["run_id"] == ended.run_id
 
 
 def interrupted() -> Any:

@@ -55,19 +55,21 @@ def forget(workspace: Workspace, run_id: str) -> None:
 
 
 @contextmanager
-def unfinished(workspace: Workspace, facts: Mapping[str, Any]) -> Iterator[Unfinished]:
+def unfinished(
+    workspace: Workspace, facts: Mapping[str, Any], wait: bool = False
+) -> Iterator[Unfinished]:
     """Give the record of the training of these facts, which nobody else has in the block.
 
     The lock ends with its process, so a driver that was killed does not keep it.
 
     Raises:
-        InUse: the same training is under way.
+        InUse: the same training is under way, and ``wait`` is not asked for.
     """
     path = workspace.root / "runs" / FOLDER / f"{value_digest(facts)[:16]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = Unfinished(path)
     try:
-        with locked(path, exclusive=True):
+        with locked(path, exclusive=True, wait=wait):
             yield record
     except InUse as error:
         if os.path.realpath(error.subject) != os.path.realpath(path):

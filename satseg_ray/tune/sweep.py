@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError
+from satseg_ray.errors import ConfigError, SatsegError
 from satseg_ray.lineage import code_revision, value_digest
 from satseg_ray.patches.store import PatchManifest, PatchStore
 from satseg_ray.products import locked
@@ -23,13 +24,23 @@ from satseg_ray.runtime import cpus_for_each, places, ray_session
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.registry import check_name
+from satseg_ray.train.checkpoint import Checkpoints
+from satseg_ray.train.job import Supervision, train_supervised
 from satseg_ray.tune.base import base_config, check_against, check_starts, with_absolute_paths
 from satseg_ray.tune.budget import Budget, SweepState
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.record import SweepRecord
-from satseg_ray.tune.space import Range, Space, check_space
-from satseg_ray.tune.summary import Outcome, Trial
-from satseg_ray.tune.trial import EXPORTED, SCORE, TrialTask, notes, read_note, trial_class
+from satseg_ray.tune.space import Range, Space, check_space, with_values
+from satseg_ray.tune.summary import Outcome, Trial, with_best_exported
+from satseg_ray.tune.trial import (
+    EXPORTED,
+    SCORE,
+    TrialTask,
+    final_figures,
+    notes,
+    read_note,
+    trial_class,
+)
 from satseg_ray.tune.watch import SweepWatch
 from satseg_ray.workspace import Workspace, name_from
 
@@ -127,7 +138,8 @@ class _Sweep:
                     raise
                 finally:
                     budget.save()
-                record.sum_up([self._trial(result) for result in results if result.path])
+                trials = [self._trial(result) for result in results if result.path]
+                record.sum_up(with_best_exported(trials, partial(self._exported, state.parent)))
             replace(self._state(), done=True).write(self.folder / _STATE)
         if self.config.challenger:
             record.register(self.config.challenger)
@@ -215,6 +227,29 @@ class _Sweep:
         cpus = self.base.threads or cpus_for_each(self.base.workers, gpus, readers)
         return max(1, places(cpus, gpus, readers) // self.base.workers)
 
+    def _exported(self, parent: str, trial: Trial) -> Trial | None:
+        """Return a trial that was stopped with the model of its best epoch so far, if it had any.
+
+        Its training goes on by no step: what is left is what comes after the last epoch of any.
+        """
+        if trial.run_id is None:
+            return None
+        checkpoints = Checkpoints(str(self.workspace.run(trial.run_id) / "checkpoints"))
+        if not (epochs := len(checkpoints.history())):
+            return None
+        say(f"{trial.name} was stopped after {epochs} epochs, as the best of all: it gets a model")
+        try:
+            result = train_supervised(
+                with_values(self.base, trial.values),
+                self.workspace,
+                Supervision(trial.name, parent, ends_after=epochs),
+            )
+        except SatsegError as error:
+            say(f"warning: it has none: {error}")
+            return None
+        figures = final_figures(result, self.config.metric)
+        return replace(trial, score=figures[SCORE], epochs=figures["epoch"], exported=True)
+
     def _trial(self, result: Any) -> Trial:
         """Return what became of a trial; one that the budget ended may have no figures."""
         metrics, trial_id = result.metrics or {}, Path(result.path).name
@@ -231,6 +266,7 @@ class _Sweep:
             epochs=int(metrics.get("epoch", 0)),
             seconds=float(metrics.get("time_total_s", 0.0)),
             run_id=note.get("run_id"),
+            exported=outcome == "finished",
             problem=note.get("problem") or _last_line(result.error),
         )
 
