@@ -22,7 +22,7 @@ from satseg_ray.train.resume import Unfinished, unfinished
 from satseg_ray.tune import record, sweep
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.sweep import _Sweep
-from satseg_ray.tune.trial import ScoreCallback, write_note
+from satseg_ray.tune.trial import KeptScore, write_note
 from satseg_ray.workspace import Workspace
 
 SPACE: dict[str, Any] = {"learning_rate": {"low": 0.001, "high": 0.01}}
@@ -167,13 +167,10 @@ def test_the_best_is_registered_by_every_name_that_is_asked_for_and_once_by_each
 def test_tune_compares_the_metric_of_the_epoch_that_is_kept():
     figures = [(0.5, 0.9), (0.6, 0.4), (0.6, 0.5), (0.2, 0.8)]
     history = [{"val_mean_iou": mean, "val_iou_water": water} for mean, water in figures]
-    state, callback = TrainState(), ScoreCallback("val_iou_water")
+    state, kept = TrainState(), KeptScore("val_iou_water")
     for epoch in history:
         state.advance([], [], epoch)
-        assert callback.score(epoch) == state.best["val_iou_water"]
-    later = ScoreCallback("val_iou_water")
-    later.go_on(history[:2])
-    assert [later.score(epoch) for epoch in history[2:]] == [0.5, 0.5]
+        assert kept.after(epoch) == state.best["val_iou_water"]
 
 
 def test_a_trial_without_a_figure_has_no_score_and_the_result_is_json(told):

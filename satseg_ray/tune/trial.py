@@ -39,30 +39,37 @@ class TrialTask:
     notes: str
 
 
+class KeptScore:
+    """The metric of the epoch that a training would keep now, by the training's own rule."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._best: Mapping[str, float] | None = None
+
+    def after(self, figures: Mapping[str, float]) -> float:
+        """Return the score after one more epoch of these figures."""
+        if is_best(figures, self._best):
+            self._best = figures
+        return (self._best or figures).get(self._metric, float("-inf"))
+
+
 class ScoreCallback(TuneReportCallback):  # type: ignore[misc]  # Ray has no types for it
     """Hands each epoch's figures to Tune, with the best score so far."""
 
     def __init__(self, metric: str) -> None:
         super().__init__()
-        self._metric = metric
-        self._best: Mapping[str, float] | None = None
+        self._kept = KeptScore(metric)
 
     def go_on(self, history: Iterable[Mapping[str, float]]) -> None:
         """Take the figures of epochs before into account."""
         for figures in history:
-            self.score(figures)
-
-    def score(self, figures: Mapping[str, float]) -> float:
-        """Return the score after one more epoch, by the rule that a training keeps its best by."""
-        if is_best(figures, self._best):
-            self._best = figures
-        return (self._best or figures).get(self._metric, float("-inf"))
+            self._kept.after(figures)
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Report one epoch."""
-        first = {**metrics[0], SCORE: self.score(metrics[0])}
+        first = {**metrics[0], SCORE: self._kept.after(metrics[0])}
         super().after_report(run_context, [first, *metrics[1:]], checkpoint)
 
 
