@@ -11,11 +11,12 @@ import pytest
 
 from satseg_ray.classes import ClassDef, ClassTable
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import Diverged, EmptySplit, UnwritableProduct
+from satseg_ray.errors import Diverged, EmptySplit, TrainingFailed, UnwritableProduct
 from satseg_ray.patches.store import PatchManifest
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.train import job
 from satseg_ray.train.trainer import RunPlace, TrainResources, TrainResult
+from satseg_ray.workspace import Workspace
 from tests.test_train_loop import write_patches
 
 EPOCHS = 3
@@ -84,6 +85,28 @@ def test_a_training_that_was_stopped_or_found_no_room_goes_on_in_its_run(start, 
     assert result["metrics_lost"] == 0
     again = start(Fake(None))
     assert again["run_id"] != result["run_id"]
+
+
+def test_a_run_that_was_stopped_ends_after_the_epochs_that_it_has(start, workspace, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        start(Fake(KeyboardInterrupt("SIGINT")))
+    (stopped,) = runs(workspace)
+    given = []
+
+    def end(task, resources: TrainResources, place: RunPlace) -> TrainResult:
+        state = place.checkpoints.read()
+        given.append((task.training.epochs, state.epoch))
+        return TrainResult(task.model, state.best_epoch, tuple(state.history))
+
+    monkeypatch.setattr(job, "train_on_ray", end)
+    config, ending = TrainConfig.model_validate(CONFIG), job.Supervision(ends_after=1)
+    result = job.train_supervised(config, Workspace(workspace), ending)
+    assert (result["run_id"], result["epochs"]) == (stopped, 1)
+    assert given == [(1, 1)]  # no step is left
+    assert runs(workspace) == {stopped: "FINISHED"}
+    with pytest.raises(TrainingFailed, match="has no run that goes on"):
+        job.train_supervised(config, Workspace(workspace), ending)
+    assert list(runs(workspace)) == [stopped]
 
 
 def test_where_mlflow_cannot_be_asked_nobody_knows_how_many_epochs_it_lacks(start, monkeypatch):

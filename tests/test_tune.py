@@ -19,8 +19,10 @@ import yaml
 from satseg_ray.config import IngestConfig, TileConfig
 from satseg_ray.data.ingest import ingest
 from satseg_ray.data.tile import tile
+from satseg_ray.model.store import read_spec
 from satseg_ray.patches.split import SplitSpec
 from satseg_ray.tracking import Tracking, resolve
+from satseg_ray.workspace import Workspace
 from tests.factories import write_raster
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.tensorflow]
@@ -57,9 +59,9 @@ def workspace(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return root
 
 
-def start(workspace: Path) -> subprocess.Popen[str]:
+def start(workspace: Path, **given: Any) -> subprocess.Popen[str]:
     config = workspace.parent / "sweep.yaml"
-    config.write_text(yaml.safe_dump(SWEEP), encoding="utf-8")
+    config.write_text(yaml.safe_dump(SWEEP | given), encoding="utf-8")
     # As a user at home: a cluster of its own, and the workspace where the command is given
     left_out = ("RAY_ADDRESS", "SATSEG_WORKSPACE")
     environment = {k: v for k, v in os.environ.items() if k not in left_out}
@@ -101,7 +103,7 @@ def test_a_sweep_that_was_killed_and_interrupted_goes_on_and_its_best_is_the_cha
     result = json.loads(out.splitlines()[-1])
     assert len(result["trials"]) == 3
     best = result["best"]
-    assert best["score"] == max(t["score"] for t in result["trials"] if t["outcome"] == "finished")
+    assert best["score"] == max(t["score"] for t in result["trials"] if t["score"] is not None)
 
     rows = list(csv.DictReader(Path(result["table"]).read_text("utf-8").splitlines()))
     assert {row["outcome"] for row in rows} <= {"finished", "stopped"}
@@ -129,3 +131,32 @@ def test_a_sweep_that_was_killed_and_interrupted_goes_on_and_its_best_is_the_cha
     assert "the sweep small is finished" in err
     assert json.loads(out) == result  # and nothing else on stdout, nor another version
     assert resolve(tracking, "toy", "challenger") == version
+
+
+def test_the_best_of_a_sweep_that_runs_out_of_time_has_a_model_as_any(workspace: Path) -> None:
+    given = {"name": "short", "trials": 1, "train": SWEEP["train"] | {"epochs": 500}}
+    stopped = start(workspace, **given)
+    assert stopped.stderr is not None
+    while "epoch" not in stopped.stderr.readline():
+        assert stopped.poll() is None
+    stopped.send_signal(signal.SIGINT)
+    stopped.communicate(timeout=120)
+    state = workspace / "sweeps" / "short" / "sweep.json"
+    state.write_text(json.dumps(json.loads(state.read_text("utf-8")) | {"spent": 1e6}))
+
+    ended = start(workspace, **given)
+    out, err = ended.communicate(timeout=600)
+    assert ended.returncode == 0, err[-3000:]
+    result = json.loads(out.splitlines()[-1])
+    assert [trial["outcome"] for trial in result["trials"]] == ["stopped"]
+    run_id = result["best"]["run_id"]
+    folder, tracking = Workspace(workspace).run(run_id), Tracking.open(workspace)
+    assert resolve(tracking, "toy", "challenger").run_id == run_id
+    assert read_spec(folder / "model").temperature != 1
+    report = json.loads((folder / "diagnostics" / "diagnostics.json").read_text("utf-8"))
+    assert report["mean_iou"] == pytest.approx(result["best"]["score"], abs=1e-3)
+    assert report["epochs"] < 500
+    client = tracking.client()
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert "diagnostics" in {a.path for a in client.list_artifacts(run_id)}
+    assert not list((workspace / "runs" / "unfinished").glob("*.json"))

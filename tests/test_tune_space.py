@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -11,7 +12,15 @@ from satseg_ray.config import TrainConfig
 from satseg_ray.errors import ConfigError
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.space import Range, Space, Value, check_space, with_values
-from satseg_ray.tune.summary import Outcome, Trial, best_of, ranked, write_parallel, write_table
+from satseg_ray.tune.summary import (
+    Outcome,
+    Trial,
+    best_of,
+    ranked,
+    with_best_exported,
+    write_parallel,
+    write_table,
+)
 
 BASE = TrainConfig(dataset="water")
 
@@ -59,7 +68,10 @@ def test_a_range_of_whole_numbers_is_one():
 
 def trial(number: int, values: tuple[str, float], score: float | None, outcome: Outcome) -> Trial:
     named: dict[str, Value] = {"backbone": values[0], "learning_rate": values[1]}
-    return Trial(f"w-{number}", named, score, outcome, number + 1, 1.5, f"run{number}")
+    ended = outcome == "finished"
+    return Trial(
+        f"w-{number}", named, score, outcome, number + 1, 1.5, f"run{number}", exported=ended
+    )
 
 
 def trials() -> list[Trial]:
@@ -71,12 +83,36 @@ def trials() -> list[Trial]:
     ]
 
 
-def test_only_a_trial_that_ended_is_the_best():
+def test_only_a_trial_with_a_model_is_the_best():
     best = best_of(trials())
     assert best is not None
     assert best.name == "w-3"
     assert best_of([]) is None
     assert [trial.name for trial in ranked(trials())] == ["w-1", "w-3", "w-0", "w-2"]
+
+
+def test_a_stopped_trial_that_leads_gets_a_model_and_no_other_does():
+    asked: list[str] = []
+
+    def export(trial: Trial) -> Trial | None:
+        asked.append(trial.name)
+        return replace(trial, score=0.95, exported=True)
+
+    def best(trials: list[Trial]) -> Trial | None:
+        return best_of(with_best_exported(trials, export))
+
+    found = best(trials())
+    assert found is not None
+    assert (found.name, found.score, found.outcome) == ("w-1", 0.95, "stopped")
+    behind = [replace(t, score=0.6) if t.name == "w-1" else t for t in trials()]
+    found = best(behind)  # as good as one that has a model
+    assert found is not None
+    assert found.name == "w-3"
+    assert asked == ["w-1"]
+    cannot = best_of(with_best_exported(trials(), lambda trial: None))
+    assert cannot is not None
+    assert cannot.name == "w-3"
+    assert best([trial(0, ("vgg16", 1e-3), 0.9, "failed")]) is None
 
 
 def test_trials_become_a_table_and_a_picture(tmp_path):

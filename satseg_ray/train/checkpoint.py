@@ -20,6 +20,11 @@ Arrays: TypeAlias = Sequence[NDArray[Any]]
 STATE = "state.json"
 
 
+def is_best(figures: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+    """Tell whether an epoch of these figures takes the place of the best one before it."""
+    return best is None or figures.get(SCORE, np.inf) >= best.get(SCORE, -np.inf)
+
+
 @dataclass
 class TrainState:
     """Weights and optimiser after ``len(history)`` epochs, and the best weights so far.
@@ -54,8 +59,7 @@ class TrainState:
         """Add a finished epoch; ``shown`` are the weights that the figures are of, if others."""
         self.weights, self.optimizer = weights, optimizer
         self.history.append(dict(figures))
-        newest = figures.get(SCORE, np.inf)
-        if not self.best_epoch or newest >= self.best.get(SCORE, -np.inf):
+        if is_best(figures, self.history[self.best_epoch - 1] if self.best_epoch else None):
             self.best_epoch = self.epoch
             self.best_weights = weights if shown is None else shown
 

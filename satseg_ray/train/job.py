@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError, Diverged, EmptySplit
+from satseg_ray.errors import ConfigError, Diverged, EmptySplit, TrainingFailed
 from satseg_ray.geo import Axis
 from satseg_ray.lineage import code_revision
 from satseg_ray.model.backbones import accepted_size, check_size
@@ -45,13 +45,15 @@ class Supervision:
     """What a sweep adds to a training of its own.
 
     ``name`` of the run, the ``parent`` run, Ray Train's ``callbacks``; ``started`` is told the
-    run's id, and the figures of the epochs that it has behind it.
+    run's id, and the figures of the epochs that it has behind it. ``ends_after`` so many epochs a
+    run that goes on has come to its end, whatever its settings say: nothing else of it changes.
     """
 
     name: str | None = None
     parent: str | None = None
     callbacks: tuple[Any, ...] = ()
     started: Callable[[str, Sequence[Mapping[str, float]]], None] = lambda run_id, history: None
+    ends_after: int | None = None
 
 
 def train(config: TrainConfig) -> Mapping[str, Any]:
@@ -96,7 +98,8 @@ def _trained(
         "trial": supervision.name,
     }
     with (
-        unfinished(workspace, facts) as record,
+        # what held a trial that was stopped is about to let go of it
+        unfinished(workspace, facts, wait=supervision.ends_after is not None) as record,
         ray_session("train", dashboard=True),  # ended last: a stopped job has only seconds
     ):
         resources = _resources(config)
@@ -110,7 +113,10 @@ def _trained(
             directory = workspace.run(run.run_id)
             patches, model = workspace.patches(config.dataset), directory / "model"
             _tell_absent(run, absent_classes(PatchManifest.read(patches)))
-            task = TrainTask(str(patches), str(model), spec, training_spec(config), first)
+            training = training_spec(config)
+            if supervision.ends_after is not None:
+                training = training.model_copy(update={"epochs": supervision.ends_after})
+            task = TrainTask(str(patches), str(model), spec, training, first)
             place = RunPlace(
                 supervision.name or _name(config),
                 str(directory / "checkpoints"),
@@ -168,6 +174,10 @@ def _run(
     if found:
         say(f"run {found.run_id} of these settings goes on; --fresh true starts anew")
         return found
+    if supervision.ends_after is not None:
+        raise TrainingFailed(
+            supervision.name or _name(config), "has no run that goes on", "Train it anew."
+        )
     tags = {PARENT: supervision.parent} if supervision.parent else {}
     name = supervision.name or _name(config)
     run = tracking.create_run(config.experiment, name, {**spec.lineage, **tags})

@@ -46,20 +46,30 @@ class Unfinished:
         self.path.unlink(missing_ok=True)
 
 
+def forget(workspace: Workspace, run_id: str) -> None:
+    """Remove the record of a run that nobody goes on with, where there is one."""
+    for path in (workspace.root / "runs" / FOLDER).glob("*.json"):
+        record = Unfinished(path)
+        if record.run_id() == run_id:
+            record.end()
+
+
 @contextmanager
-def unfinished(workspace: Workspace, facts: Mapping[str, Any]) -> Iterator[Unfinished]:
+def unfinished(
+    workspace: Workspace, facts: Mapping[str, Any], wait: bool = False
+) -> Iterator[Unfinished]:
     """Give the record of the training of these facts, which nobody else has in the block.
 
     The lock ends with its process, so a driver that was killed does not keep it.
 
     Raises:
-        InUse: the same training is under way.
+        InUse: the same training is under way, and ``wait`` is not asked for.
     """
     path = workspace.root / "runs" / FOLDER / f"{value_digest(facts)[:16]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     record = Unfinished(path)
     try:
-        with locked(path, exclusive=True):
+        with locked(path, exclusive=True, wait=wait):
             yield record
     except InUse as error:
         if os.path.realpath(error.subject) != os.path.realpath(path):

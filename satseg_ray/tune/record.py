@@ -14,6 +14,7 @@ from satseg_ray.products import fresh_file
 from satseg_ray.progress import say
 from satseg_ray.tracking import Run, register_model
 from satseg_ray.tracking.registry import CHALLENGER
+from satseg_ray.train.resume import forget
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.summary import Trial, best_of, ranked, write_parallel, write_table
 from satseg_ray.workspace import Workspace
@@ -44,36 +45,48 @@ class SweepRecord:
         for trial in trials:
             self._close(trial, keep=best is None or trial is best)
         if best is None or best.run_id is None:
-            raise TrainingFailed(
-                self.folder.name,
-                f"none of {len(trials)} trials came to its end",
-                f"{self.folder / TABLE} says what each met. The same command tries those again "
-                "that failed; more minutes or fewer epochs are another sweep, of another name.",
-            )
+            raise self._none(trials)
         self.parent.log_metrics({f"best_{self.config.metric}": float(best.score or 0.0)})
         self.parent.set_tags({"best_run": best.run_id})
         told = {"name": best.name, "run_id": best.run_id, "score": best.score, **best.values}
         self._write({"trials": [_told(trial) for trial in ranked(trials)], "best": told})
 
-    def result(self) -> Mapping[str, Any]:
-        """Return what came of a sweep that was summed up; register its best where that is asked."""
-        found = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
-        if self.config.challenger and not found.get("registered"):
-            found["registered"] = self._register(found["best"]["run_id"], self.config.challenger)
+    def register(self, name: str) -> None:
+        """Register the best of a sweep that was summed up, unless it is the last one there."""
+        found = self._read()
+        if (found.get("registered") or {}).get("name") != name:
+            found["registered"] = self._register(found["best"]["run_id"], name)
             self._write(found)
+
+    def result(self) -> Mapping[str, Any]:
+        """Return what came of a sweep that was summed up."""
         return {
             "sweep": self.folder.name,
             "run_id": self.parent.run_id,
             "registered": None,
-            **found,
+            **self._read(),
             "table": str(self.folder / TABLE),
             "picture": str(self.folder / PICTURE),
         }
+
+    def _none(self, trials: Sequence[Trial]) -> TrainingFailed:
+        """Return the fact that there is no best trial, with the first problem of all."""
+        problem = next((f": {trial.problem}" for trial in trials if trial.problem), "")
+        return TrainingFailed(
+            self.folder.name,
+            f"none of {len(trials)} trials came to its end{problem.rstrip('.')}",
+            f"{self.folder / TABLE} says what each met. The same command tries those again "
+            "that failed; more minutes or fewer epochs are another sweep, of another name.",
+        )
 
     def interrupt(self, notes: Sequence[Mapping[str, str]]) -> None:
         """End the runs that are under way: they go on with the sweep."""
         for note in notes:
             Run(self.parent.tracking, note["run_id"]).interrupt()
+
+    def _read(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
+        return found
 
     def _write(self, body: Mapping[str, Any]) -> None:
         with fresh_file(self.folder / RESULT) as partial:
@@ -88,6 +101,7 @@ class SweepRecord:
         if trial.outcome != "finished":
             run.finish("FAILED" if trial.outcome == "failed" else "FINISHED")
         if not keep:
+            forget(self.workspace, trial.run_id)
             shutil.rmtree(self.workspace.run(trial.run_id), ignore_errors=True)
 
     def _register(self, run_id: str, name: str) -> dict[str, str]:

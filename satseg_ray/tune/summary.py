@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ COLUMNS = ("trial", "outcome", "epochs", "seconds")
 class Trial:
     """One training of a sweep: its values, its best score and how it ended.
 
-    ``stopped`` means early, as worse than others after as many epochs.
+    ``stopped`` means early: as worse than others after as many epochs, or as the time was over.
+    ``exported`` says that there is a model of it.
     """
 
     name: str
@@ -32,12 +33,31 @@ class Trial:
     seconds: float
     run_id: str | None = None
     problem: str | None = None
+    exported: bool = False
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the finished trial of the highest score, the first where some are equal."""
-    finished = [t for t in trials if t.outcome == "finished" and t.score is not None]
-    return max(finished, key=lambda trial: trial.score or 0.0, default=None)
+    """Return the trial of the highest score that has a model, the first where some are equal."""
+    exported = [t for t in trials if t.exported and t.score is not None]
+    return max(exported, key=lambda trial: trial.score or 0.0, default=None)
+
+
+def with_best_exported(
+    trials: Sequence[Trial], export: Callable[[Trial], Trial | None]
+) -> list[Trial]:
+    """Return the trials; the one of the highest score of all has a model now, if it can have one.
+
+    ``export`` returns a trial that was stopped with its model, or ``None`` where it cannot.
+    """
+    found = list(trials)
+    scored = [t for t in found if t.score is not None and t.outcome != "failed"]
+    for trial in sorted(ranked(scored), key=lambda t: (-(t.score or 0.0), not t.exported)):
+        if trial.exported:
+            break
+        if made := export(trial):
+            found[found.index(trial)] = made
+            break
+    return found
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:

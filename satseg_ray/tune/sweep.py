@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from satseg_ray.config import TrainConfig
-from satseg_ray.errors import ConfigError
+from satseg_ray.errors import ConfigError, SatsegError
 from satseg_ray.lineage import code_revision, value_digest
 from satseg_ray.patches.store import PatchManifest, PatchStore
 from satseg_ray.products import locked
@@ -22,13 +24,23 @@ from satseg_ray.runtime import cpus_for_each, places, ray_session
 from satseg_ray.tracking import Run, Tracking
 from satseg_ray.tracking.datastore import DataStore
 from satseg_ray.tracking.registry import check_name
-from satseg_ray.tune.base import base_config, check_against
+from satseg_ray.train.checkpoint import Checkpoints
+from satseg_ray.train.job import Supervision, train_supervised
+from satseg_ray.tune.base import base_config, check_against, check_starts, with_absolute_paths
 from satseg_ray.tune.budget import Budget, SweepState
 from satseg_ray.tune.config import TuneConfig
 from satseg_ray.tune.record import SweepRecord
-from satseg_ray.tune.space import Range, Space, check_space
-from satseg_ray.tune.summary import Outcome, Trial
-from satseg_ray.tune.trial import EXPORTED, SCORE, TrialTask, notes, read_note, trial_class
+from satseg_ray.tune.space import Range, Space, check_space, with_values
+from satseg_ray.tune.summary import Outcome, Trial, with_best_exported
+from satseg_ray.tune.trial import (
+    EXPORTED,
+    SCORE,
+    TrialTask,
+    final_figures,
+    notes,
+    read_note,
+    trial_class,
+)
 from satseg_ray.tune.watch import SweepWatch
 from satseg_ray.workspace import Workspace, name_from
 
@@ -44,7 +56,7 @@ def tune(config: TuneConfig) -> Mapping[str, Any]:
         ConfigError: a key, a value, or another sweep of that name.
         TrainingFailed: no trial came to its end.
     """
-    workspace = Workspace.resolve()
+    workspace, config = Workspace.resolve(), with_absolute_paths(config)
     base = base_config(config)
     check_space(base, config.space)
     if config.challenger:
@@ -52,6 +64,7 @@ def tune(config: TuneConfig) -> Mapping[str, Any]:
     with DataStore.of(workspace).reading_patches(config.dataset) as patches:
         store = PatchStore.open(patches)
         check_against(store, config, base)
+        check_starts(store, config, base, workspace)
         tracking = Tracking.open(workspace.root)
         sweep = _Sweep(config, base, workspace, tracking, sweep_digest(config, store.manifest))
         sweep.folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +128,7 @@ class _Sweep:
         if state.done:
             say(f"the sweep {self.name} is finished")
         else:
+            self.tracking.reopened(state.parent)
             budget = Budget(self.folder / _STATE, self.config.minutes * 60)
             with parent.recording():
                 try:
@@ -124,8 +138,11 @@ class _Sweep:
                     raise
                 finally:
                     budget.save()
-                record.sum_up([self._trial(result) for result in results if result.path])
+                trials = [self._trial(result) for result in results if result.path]
+                record.sum_up(with_best_exported(trials, partial(self._exported, state.parent)))
             replace(self._state(), done=True).write(self.folder / _STATE)
+        if self.config.challenger:
+            record.register(self.config.challenger)
         return record.result()
 
     def _state(self) -> SweepState:
@@ -210,6 +227,29 @@ class _Sweep:
         cpus = self.base.threads or cpus_for_each(self.base.workers, gpus, readers)
         return max(1, places(cpus, gpus, readers) // self.base.workers)
 
+    def _exported(self, parent: str, trial: Trial) -> Trial | None:
+        """Return a trial that was stopped with the model of its best epoch so far, if it had any.
+
+        Its training goes on by no step: what is left is what comes after the last epoch of any.
+        """
+        if trial.run_id is None:
+            return None
+        checkpoints = Checkpoints(str(self.workspace.run(trial.run_id) / "checkpoints"))
+        if not (epochs := len(checkpoints.history())):
+            return None
+        say(f"{trial.name} was stopped after {epochs} epochs, as the best of all: it gets a model")
+        try:
+            result = train_supervised(
+                with_values(self.base, trial.values),
+                self.workspace,
+                Supervision(trial.name, parent, ends_after=epochs),
+            )
+        except SatsegError as error:
+            say(f"warning: it has none: {error}")
+            return None
+        figures = final_figures(result, self.config.metric)
+        return replace(trial, score=figures[SCORE], epochs=figures["epoch"], exported=True)
+
     def _trial(self, result: Any) -> Trial:
         """Return what became of a trial; one that the budget ended may have no figures."""
         metrics, trial_id = result.metrics or {}, Path(result.path).name
@@ -217,14 +257,20 @@ class _Sweep:
         outcome: Outcome = "finished" if metrics.get(EXPORTED) else "stopped"
         if result.error:
             outcome = "failed"
-        values = result.config or {}
+        values, score = result.config or {}, metrics.get(SCORE)
         return Trial(
             name=trial_name(self.name, trial_id, values, self.config.space),
             values={key: values[key] for key in self.config.space},
-            score=metrics.get(SCORE),
+            score=score if score is not None and isfinite(score) else None,
             outcome=outcome,
             epochs=int(metrics.get("epoch", 0)),
             seconds=float(metrics.get("time_total_s", 0.0)),
             run_id=note.get("run_id"),
-            problem=note.get("problem") or (str(result.error) if result.error else None),
+            exported=outcome == "finished",
+            problem=note.get("problem") or _last_line(result.error),
         )
+
+
+def _last_line(error: Exception | None) -> str | None:
+    """Return what an error says after the traces that Ray puts before it."""
+    return str(error).strip().rpartition("\n")[2] if error else None

@@ -16,12 +16,13 @@ from ray.tune.trainable import wrap_function
 from satseg_ray.config import TrainConfig
 from satseg_ray.errors import SatsegError
 from satseg_ray.products import fresh_file
+from satseg_ray.train.checkpoint import is_best
 from satseg_ray.train.job import Supervision, train_supervised
 from satseg_ray.tune.space import with_values
 from satseg_ray.workspace import Workspace
 
 SCORE = "score"
-"""What Tune compares: the highest value of the sweep's metric in a trial so far."""
+"""What Tune compares: the sweep's metric in the epoch whose weights a trial would keep now."""
 
 EXPORTED = "exported"
 """Whether a trial has come to its end and has a model."""
@@ -38,26 +39,37 @@ class TrialTask:
     notes: str
 
 
+class KeptScore:
+    """The metric of the epoch that a training would keep now, by the training's own rule."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._best: Mapping[str, float] | None = None
+
+    def after(self, figures: Mapping[str, float]) -> float:
+        """Return the score after one more epoch of these figures."""
+        if is_best(figures, self._best):
+            self._best = figures
+        return (self._best or figures).get(self._metric, float("-inf"))
+
+
 class ScoreCallback(TuneReportCallback):  # type: ignore[misc]  # Ray has no types for it
     """Hands each epoch's figures to Tune, with the best score so far."""
 
     def __init__(self, metric: str) -> None:
         super().__init__()
-        self._metric, self._best = metric, float("-inf")
+        self._kept = KeptScore(metric)
 
     def go_on(self, history: Iterable[Mapping[str, float]]) -> None:
         """Take the figures of epochs before into account."""
-        self._best = max((self._score(figures) for figures in history), default=self._best)
-
-    def _score(self, figures: Mapping[str, float]) -> float:
-        return figures.get(self._metric, float("-inf"))
+        for figures in history:
+            self._kept.after(figures)
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Report one epoch."""
-        self._best = max(self._best, self._score(metrics[0]))
-        first = {**metrics[0], SCORE: self._best}
+        first = {**metrics[0], SCORE: self._kept.after(metrics[0])}
         super().after_report(run_context, [first, *metrics[1:]], checkpoint)
 
 
@@ -113,7 +125,8 @@ def write_note(path: Path, body: Mapping[str, str]) -> None:
 
 def notes(folder: Path) -> list[dict[str, str]]:
     """Return what is known of all trials that have a run."""
-    return [read_note(path) for path in sorted(folder.glob("*.json"))]
+    found = [read_note(path) for path in sorted(folder.glob("*.json"))]
+    return [note for note in found if "run_id" in note]
 
 
 def read_note(path: Path) -> dict[str, str]:
