@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from satseg_ray.classes import ClassDef, ClassTable
-from satseg_ray.errors import TrainingFailed
+from satseg_ray.errors import DatasetNotFound, TrainingFailed
 from satseg_ray.geo.grid import Window
 from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
@@ -285,3 +286,35 @@ def test_fact_met_by_a_worker_reaches_the_driver(ray_cluster, patches, tmp_path)
     task = make_task(patches, tmp_path / "model", loss={"cross_entropy": math.inf})
     with pytest.raises(TrainingFailed, match="the loss of epoch 1"):
         train(task, TrainResources(), RunPlace("nan", str(tmp_path / "runs")))
+
+
+@dataclass(frozen=True)
+class HalfReached(TrainTask):
+    """A task whose patches only the first worker reaches; notes when the second asks."""
+
+    asked: str = ""
+
+    def __getattribute__(self, name: str):
+        import ray.train
+
+        if name == "patches" and ray.train.get_context().get_world_rank():
+            with open(self.asked, "a") as note:
+                note.write("asked\n")
+            return "/nowhere"
+        return super().__getattribute__(name)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_fact_that_one_worker_of_two_meets_ends_both_at_once(ray_cluster, patches, tmp_path):
+    """The other one waits in a collective meanwhile; neither is started again."""
+    from satseg_ray.train.trainer import RunPlace, TrainResources, train
+
+    whole = make_task(patches, tmp_path / "model")
+    asked = tmp_path / "asked"
+    task = HalfReached(whole.patches, whole.model, whole.spec, whole.training, asked=str(asked))
+    start = time.monotonic()
+    with pytest.raises(DatasetNotFound, match="/nowhere"):
+        train(task, TrainResources(workers=2), RunPlace("half", str(tmp_path / "runs")))
+    print("ended after", time.monotonic() - start, "s")
+    assert asked.read_text() == "asked\n"
