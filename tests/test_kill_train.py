@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,16 @@ class Job:
     """A training in a workspace, started as often as need be."""
 
     def __init__(
-        self, workspace: Path, tracking_uri: str | None = None, epochs: int = EPOCHS
+        self,
+        workspace: Path,
+        tracking_uri: str | None = None,
+        epochs: int = EPOCHS,
+        workers: int = 1,
     ) -> None:
         self.workspace, self.epochs = workspace, epochs
         # So many that an epoch outlasts the wait
         write_patches(workspace / "data" / "patches" / "toy", LINEAGE, train=64, val=4)
-        settings = SETTINGS | {"epochs": epochs}
+        settings = SETTINGS | {"epochs": epochs, "workers": workers}
         flags = [f"--{name}={value}" for name, value in settings.items()]
         self._command = [sys.executable, str(ROOT / "jobs" / "train.py"), *flags]
         hidden = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
@@ -110,8 +115,21 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def train_worker(process: subprocess.Popen[str]) -> psutil.Process:
-    return next(p for p in family(process) if is_worker(p))
+def train_workers(process: subprocess.Popen[str]) -> set[psutil.Process]:
+    """Return the train workers that live now."""
+    with suppress(psutil.Error):  # one has just ended
+        return {p for p in family(process) if is_worker(p)}
+    return set()
+
+
+def workers_until_end(process: subprocess.Popen[str]) -> set[psutil.Process]:
+    """Return all train workers that a job has from now on."""
+    seen: set[psutil.Process] = set()
+    end = time.monotonic() + TIMEOUT
+    while process.poll() is None and time.monotonic() < end:
+        seen |= train_workers(process)
+        time.sleep(0.2)
+    return seen
 
 
 def is_worker(process: psutil.Process) -> bool:
@@ -151,10 +169,18 @@ def test_a_killed_driver_is_taken_up_by_the_same_command(request, tmp_path):
     assert curve == pytest.approx(request.getfixturevalue("undisturbed"), rel=1e-3)
 
 
-def test_a_killed_worker_is_started_again_from_the_newest_checkpoint(request, tmp_path):
-    job = Job(tmp_path / "workspace")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_is_started_again_from_the_newest_checkpoint(request, tmp_path, workers):
+    """Of two the other waits in an exchange; both are started again, once."""
+    job = Job(tmp_path / "workspace", workers=workers)
     process = job.start()
     job.after_epoch(1, process)
-    train_worker(process).kill()
+    first = train_workers(process)
+    assert len(first) == workers
+    next(iter(first)).kill()
+    seen = workers_until_end(process)
+    assert len(seen - first) == workers, "one restart, of all workers"
     curve = job.curve(job.finished(process))
-    assert curve == pytest.approx(request.getfixturevalue("undisturbed"), rel=1e-3)
+    if workers == 1:
+        assert curve == pytest.approx(request.getfixturevalue("undisturbed"), rel=1e-3)
+    assert curve[-1] < curve[0]

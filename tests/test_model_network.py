@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from satseg_ray.classes import ClassDef, ClassTable
-from satseg_ray.errors import BandMismatch, ConfigError, ModelVersionNotFound
+from satseg_ray.errors import BandMismatch, ConfigError, ModelVersionNotFound, UnwritableProduct
 from satseg_ray.model.backbones import ARCHITECTURES
 from satseg_ray.model.environment import processors, require_legacy_keras, use_threads
 from satseg_ray.model.network import build_network, check_spec
 from satseg_ray.model.segmenter import Segmenter
 from satseg_ray.model.spec import ModelSpec
-from satseg_ray.model.store import load_network, read_spec, save_model
-from tests.factories import names
+from satseg_ray.model.store import GRAPH, WEIGHTS, load_network, read_spec, save_model
+from tests.factories import files_of_at_most, names
 
 pytestmark = pytest.mark.tensorflow
 
@@ -139,6 +139,30 @@ def test_a_failed_save_leaves_the_old_model(model_dir, monkeypatch):
     with pytest.raises(AttributeError):
         save_model(object(), SPEC, model_dir)
     assert before == {path.name: path.stat().st_mtime_ns for path in model_dir.iterdir()}
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, GRAPH])
+def test_a_disk_that_fills_up_at_the_weights_or_the_graph_is_named_and_keeps_the_old_model(
+    tmp_path, monkeypatch, name
+):
+    """The system refuses larger files, and h5py and TensorFlow say so in their own ways."""
+    import tensorflow as tf
+
+    layers = [tf.keras.layers.Conv2D(width, 1) for width in (512, 512, len(SPEC.classes))]
+    network = tf.keras.Sequential([tf.keras.Input((64, 64, BANDS)), *layers])  # 1 MiB
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "old").touch()
+    if name == GRAPH:  # the weights are as large, and would fail first
+        monkeypatch.setattr(network, "save_weights", lambda path: path.write_bytes(b""))
+    with (
+        files_of_at_most(1 << 19),
+        pytest.raises(UnwritableProduct, match=f"{model}/{name}: cannot be written") as caught,
+    ):
+        save_model(network, SPEC, model)
+    print(caught.value)
+    assert names(tmp_path) == ["model"]
+    assert names(model) == ["old"]
 
 
 def test_a_directory_without_a_model_is_named(tmp_path):

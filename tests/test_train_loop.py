@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from satseg_ray.classes import ClassDef, ClassTable
-from satseg_ray.errors import TrainingFailed
+from satseg_ray.errors import DatasetNotFound, TrainingFailed
 from satseg_ray.geo.grid import Window
 from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
@@ -263,17 +264,22 @@ def test_a_ray_worker_trains_as_this_process_does(ray_cluster, patches, trained,
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch_norm", "rate"), [("frozen", 2e-3), ("synchronised", 5e-4)])
+@pytest.mark.parametrize(
+    ("batch_norm", "rate", "clip_norm"),
+    [("frozen", 2e-2, 0.5), ("frozen", 2e-3, None), ("synchronised", 2e-3, 0.5)],
+)
 def test_two_workers_have_the_loss_curve_of_one(
-    ray_cluster, patches, settled, tmp_path, batch_norm, rate
+    ray_cluster, patches, settled, tmp_path, batch_norm, rate, clip_norm
 ):
     """Five epochs of SGD by the same global batches, cross-entropy and Dice over the workers."""
+    options = SMOOTH | {"clip_norm": clip_norm}
     task = make_task(
-        patches, tmp_path / "model", **SMOOTH, learning_rate=rate, batch_norm=batch_norm
+        patches, tmp_path / "model", **options, learning_rate=rate, batch_norm=batch_norm
     )
     task = replace(task, first=FirstWeights(model=str(settled)))
     one, two = (ray_curve(task, tmp_path, workers) for workers in (1, 2))
-    print(batch_norm, one.tolist(), "apart", np.abs(two / one - 1).max(axis=0))
+    print(batch_norm, clip_norm, one.tolist(), "apart", np.abs(two / one - 1).max(axis=0))
+    assert one[-1, 0] < 0.9 * one[0, 0], "equal curves of a network that learns nothing say little"
     np.testing.assert_allclose(two, one, rtol=1e-3)
 
 
@@ -285,3 +291,35 @@ def test_fact_met_by_a_worker_reaches_the_driver(ray_cluster, patches, tmp_path)
     task = make_task(patches, tmp_path / "model", loss={"cross_entropy": math.inf})
     with pytest.raises(TrainingFailed, match="the loss of epoch 1"):
         train(task, TrainResources(), RunPlace("nan", str(tmp_path / "runs")))
+
+
+@dataclass(frozen=True)
+class HalfReached(TrainTask):
+    """A task whose patches only the first worker reaches; notes when the second asks."""
+
+    asked: str = ""
+
+    def __getattribute__(self, name: str):
+        import ray.train
+
+        if name == "patches" and ray.train.get_context().get_world_rank():
+            with open(self.asked, "a") as note:
+                note.write("asked\n")
+            return "/nowhere"
+        return super().__getattribute__(name)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_fact_that_one_worker_of_two_meets_ends_both_at_once(ray_cluster, patches, tmp_path):
+    """The other one waits in a collective meanwhile; neither is started again."""
+    from satseg_ray.train.trainer import RunPlace, TrainResources, train
+
+    whole = make_task(patches, tmp_path / "model")
+    asked = tmp_path / "asked"
+    task = HalfReached(whole.patches, whole.model, whole.spec, whole.training, asked=str(asked))
+    start = time.monotonic()
+    with pytest.raises(DatasetNotFound, match="/nowhere"):
+        train(task, TrainResources(workers=2), RunPlace("half", str(tmp_path / "runs")))
+    print("ended after", time.monotonic() - start, "s")
+    assert asked.read_text() == "asked\n"

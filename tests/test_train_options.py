@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from satseg_ray.errors import Diverged, UnwritableProduct
+from satseg_ray.errors import Diverged, TrainingFailed, UnwritableProduct
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
 from satseg_ray.train.batches import to_samples
 from satseg_ray.train.checkpoint import Checkpoints, TrainState
+from satseg_ray.train.plan import Worker
 from satseg_ray.train.samples import BandStatistics, Samples
+from tests.factories import files_of_at_most
 from tests.small_network import build_small
 from tests.test_train_loop import Interruption, SoloSession, _patch, make_task, write_patches
 
@@ -196,17 +198,6 @@ def test_a_loss_that_is_no_number_leaves_the_best_model_so_far(patches, tmp_path
     assert Checkpoints(str(tmp_path / "c")).read().epoch == 1
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Let the system refuse larger files, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_checkpoint_without_room_leaves_the_one_before(tmp_path):
     checkpoints = Checkpoints(str(tmp_path))
     state = TrainState()
@@ -236,29 +227,38 @@ def test_a_full_disk_ends_training_with_a_sentence_and_it_goes_on_later(
     task, session = make_task(patches, tmp_path / "model", epochs=2), SoloSession(tmp_path / "c")
     with files_of_at_most(1 << 20), pytest.raises(UnwritableProduct, match="cannot be written"):
         fit(task, session)
-    assert session.checkpoints.newest() is None
+    assert session.checkpoints.history() == []
     assert fit(task, session).epoch == 2
 
 
-def curves(patches: Path, folder: Path, workers: int, batch_norm: str) -> np.ndarray:
-    """Return loss and validation loss of five epochs by so many processes."""
+def started(
+    patches: Path, checkpoints: Sequence[Path], batch_norm: str
+) -> list[subprocess.Popen[str]]:
+    """Start a worker for each folder of checkpoints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = str(ROOT / "tests" / "small_network.py")
-    more = [str(patches), str(folder / f"c{workers}{batch_norm}"), batch_norm]
-    processes = [
+    workers = len(checkpoints)
+    return [
         subprocess.Popen(
-            [sys.executable, script, str(rank), str(workers), str(port), *more],
+            [sys.executable, script, *map(str, (rank, workers, port, patches, folder)), batch_norm],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(workers)
+        for rank, folder in enumerate(checkpoints)
     ]
-    out = [process.communicate(timeout=500)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * workers
-    return np.array(json.loads(out[0].strip().splitlines()[-1]))
+
+
+def curves(patches: Path, folder: Path, workers: int, batch_norm: str) -> np.ndarray:
+    """Return loss and validation loss of five epochs by so many processes."""
+    shared = folder / f"c{workers}{batch_norm}"
+    processes = started(patches, [shared] * workers, batch_norm)
+    out = [process.communicate(timeout=500) for process in processes]
+    assert [process.returncode for process in processes] == [0] * workers, out
+    return np.array(json.loads(out[0][0].strip().splitlines()[-1]))
 
 
 @pytest.mark.slow
@@ -271,3 +271,40 @@ def test_two_processes_have_the_curve_of_one_by_the_moments_of_the_whole_batch(p
     assert apart < 1e-3
     assert one[-1, 0] < 0.9 * one[0, 0]
     assert np.abs(curves(patches, tmp_path, 2, "local") / one - 1).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_workers_that_read_different_states_refuse_to_go_on_together(patches, tmp_path):
+    """As where a shared folder lags on one machine; two processes, without Ray."""
+    from satseg_ray.train.loop import fit
+
+    task = make_task(patches, tmp_path / "model", optimizer="sgd")
+    with pytest.raises(Interruption):
+        fit(task, SoloSession(tmp_path / "ahead", stop_after=2))
+    shutil.copytree(tmp_path / "ahead", tmp_path / "behind")
+    shutil.rmtree(tmp_path / "behind" / "epoch-000002")
+    processes = started(patches, [tmp_path / "ahead", tmp_path / "behind"], "synchronised")
+    for process in processes:
+        _, log = process.communicate(timeout=200)
+        assert process.returncode == 1
+        assert "TrainingFailed" in log
+        assert "for all workers: worker 0 after 2, worker 1 after 1" in log
+
+
+def test_epochs_are_compared_over_the_workers_before_the_first_step(tmp_path):
+    from satseg_ray.train.loop import _check_same_epoch
+
+    @dataclass
+    class Others:
+        """Stands for a learner; the other workers are after these epochs."""
+
+        epochs: Sequence[int]
+
+        def total(self, own: np.ndarray) -> np.ndarray:
+            return own + np.array([0, *self.epochs])
+
+    session = SoloSession(tmp_path, worker=Worker(0, 3))
+    others: Any = Others([5, 5])
+    _check_same_epoch(5, others, session)
+    with pytest.raises(TrainingFailed, match="worker 0 after 5, worker 1 after 4, worker 2 after"):
+        _check_same_epoch(5, replace(others, epochs=[4, 6]), session)  # the mean is the same

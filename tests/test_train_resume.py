@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satseg_ray.errors import InUse
+from satseg_ray.errors import InUse, TrainingFailed
 from satseg_ray.model.training_spec import PlateauSpec, TrainingSpec
 from satseg_ray.tracking import Tracking
+from satseg_ray.train.checkpoint import Checkpoints, TrainState
 from satseg_ray.train.resume import unfinished
 from satseg_ray.train.schedule import falls, highest_rate, is_stopped, plateau_factor, since_best
 from satseg_ray.workspace import Workspace
@@ -57,6 +60,50 @@ def test_without_a_validation_split_the_training_loss_is_watched():
 def test_the_rate_scales_with_the_global_batch_where_its_own_is_named():
     assert highest_rate(TrainingSpec(learning_rate=0.1, batch_size=32)) == 0.1
     assert highest_rate(TrainingSpec(learning_rate=0.1, batch_size=32, rate_batch_size=8)) == 0.4
+
+
+def _saved(folder: Path, epochs: int) -> TrainState:
+    state = TrainState()
+    for epoch in range(1, epochs + 1):
+        state.advance([np.full(1000, float(epoch))], [np.zeros(3)], {"loss": 1 / epoch})
+        Checkpoints(str(folder)).write(state)
+    return state
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "empty": lambda body: b"",
+    "zeros": lambda body: bytes(len(body)),
+    "short": lambda body: body[: len(body) // 2],
+    "missing": lambda body: None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["weights.npz", "optimizer.npz", "state.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, name, damage):
+    """As a power cut leaves it: the folder is there, what is in it has not reached the disk."""
+    state = _saved(tmp_path, 3)
+    path = tmp_path / "epoch-000003" / name
+    body = DAMAGES[damage](path.read_bytes())
+    path.unlink()
+    if body is not None:
+        path.write_bytes(body)
+    checkpoints = Checkpoints(str(tmp_path))
+    assert len(checkpoints.history()) == 2, "the driver tells the epoch that workers go on from"
+    found = checkpoints.read()
+    assert (found.epoch, found.weights[0][0]) == (2, 2.0)
+    assert f"{path.parent} is damaged" in capsys.readouterr().err
+    checkpoints.write(state)  # the epoch is trained again
+    assert checkpoints.read().epoch == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_damaged_checkpoints_alone_are_refused_with_what_to_do(tmp_path):
+    _saved(tmp_path, 3)
+    for path in tmp_path.glob("*/weights.npz"):
+        path.write_bytes(b"")
+    with pytest.raises(TrainingFailed, match=r"2 damaged states and no other.*--fresh true"):
+        Checkpoints(str(tmp_path)).read()
 
 
 def test_the_same_settings_find_their_run_and_others_do_not(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from satseg_ray.errors import ModelVersionNotFound
+from satseg_ray.errors import ModelVersionNotFound, UnwritableProduct, told
 from satseg_ray.lineage import file_digest, value_digest
 from satseg_ray.model.network import Network, build_network
 from satseg_ray.model.spec import ModelSpec
@@ -23,11 +25,19 @@ def save_model(network: Network, spec: ModelSpec, directory: Path) -> None:
     raw band values ``pixels`` float32 (N, H, W, bands) to ``probabilities`` float32
     (N, H, W, classes), weights and temperature included, that TensorFlow loads without this
     package.
+
+    Raises:
+        UnwritableProduct: there is no space for it, or no right to write; an older one stays.
     """
+    import tensorflow as tf
+
     with fresh_directory(directory) as scratch:
         spec.write(scratch / SPEC)
-        network.save_weights(scratch / WEIGHTS)
-        _write_graph(network, spec.temperature, scratch / GRAPH)
+        # What h5py has still to write when it closes the file comes as RuntimeError
+        with _written(directory / WEIGHTS, RuntimeError):
+            network.save_weights(scratch / WEIGHTS)
+        with _written(directory / GRAPH, tf.errors.OpError):
+            _write_graph(network, spec.temperature, scratch / GRAPH)
 
 
 def load_network(directory: Path) -> Network:
@@ -55,6 +65,22 @@ def read_spec(directory: Path) -> ModelSpec:
 def model_digest(directory: Path) -> str:
     """Return the SHA-256 of a model's weights and spec as hex."""
     return value_digest([file_digest(directory / name) for name in (SPEC, WEIGHTS)])
+
+
+@contextmanager
+def _written(path: Path, failure: type[Exception]) -> Iterator[None]:
+    """Turn what a library says of a file that it cannot write into one error, with the path.
+
+    Raises:
+        UnwritableProduct: for ``failure``, or for an ``OSError`` with or without a number.
+    """
+    try:
+        yield
+    except (OSError, failure) as error:
+        said = getattr(error, "message", None) or told(error)
+        raise UnwritableProduct(
+            path, f"cannot be written ({said})", "Look at the disk's space and rights."
+        ) from error
 
 
 def _write_graph(network: Network, temperature: float, path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,12 +14,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from satseg_ray.errors import DAMAGED, TrainingFailed, told
 from satseg_ray.products import fresh_directory
+from satseg_ray.progress import say
 from satseg_ray.train.schedule import SCORE
 
 Arrays: TypeAlias = Sequence[NDArray[Any]]
 
 STATE = "state.json"
+
+_ARRAYS = ("weights", "optimizer", "best_weights")
+_UNREADABLE = (*DAMAGED, EOFError, FileNotFoundError, zipfile.BadZipFile)
+"""What reading a state raises whose files a power cut has left empty, short or missing."""
 
 
 def is_best(figures: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
@@ -65,7 +73,7 @@ class TrainState:
 
     def write(self, directory: Path) -> None:
         """Write the state into an existing directory."""
-        for name in ("weights", "optimizer", "best_weights"):
+        for name in _ARRAYS:
             np.savez(directory / f"{name}.npz", *getattr(self, name))
         body = {"best_epoch": self.best_epoch, "history": self.history}
         (directory / STATE).write_text(json.dumps(body), encoding="utf-8")
@@ -74,13 +82,8 @@ class TrainState:
     def read(cls, directory: Path) -> TrainState:
         """Read the state that :meth:`write` wrote."""
         body = json.loads((directory / STATE).read_text(encoding="utf-8"))
-        return cls(
-            weights=_read_arrays(directory / "weights.npz"),
-            optimizer=_read_arrays(directory / "optimizer.npz"),
-            best_weights=_read_arrays(directory / "best_weights.npz"),
-            best_epoch=body["best_epoch"],
-            history=body["history"],
-        )
+        arrays = {name: _read_arrays(directory / f"{name}.npz") for name in _ARRAYS}
+        return cls(**arrays, best_epoch=body["best_epoch"], history=body["history"])
 
 
 @dataclass(frozen=True)
@@ -93,23 +96,37 @@ class Checkpoints:
     directory: str
     kept: int = 2
 
-    def newest(self) -> Path | None:
-        """Return the folder of the newest state, if there is one."""
-        return self._all()[-1] if self._all() else None
-
     def read(self) -> TrainState:
-        """Return the newest state, or that of the start of a run."""
-        newest = self.newest()
-        return TrainState.read(newest) if newest else TrainState()
+        """Return the newest state, or that of the start of a run.
+
+        In place of a damaged one comes the one before it, and stderr says so.
+
+        Raises:
+            TrainingFailed: all that are there are damaged.
+        """
+        folders = self._all()
+        for folder in reversed(folders):
+            try:
+                return TrainState.read(folder)
+            except _UNREADABLE as error:
+                say(f"warning: {folder} is damaged ({told(error)}); an older state is looked for")
+        if folders:
+            raise TrainingFailed(
+                self.directory,
+                f"holds {len(folders)} damaged states and no other",
+                "Start anew with --fresh true.",
+            )
+        return TrainState()
 
     def history(self) -> list[dict[str, float]]:
-        """Return the figures of the epochs up to the newest state, without its arrays."""
-        newest = self.newest()
-        if newest is None:
-            return []
-        text = (newest / STATE).read_text(encoding="utf-8")
-        found: list[dict[str, float]] = json.loads(text)["history"]
-        return found
+        """Return the figures of the epochs up to the state that :meth:`read` returns.
+
+        Its arrays are not read; [] where nothing can be.
+        """
+        for folder in reversed(self._all()):
+            with suppress(*_UNREADABLE):
+                return _history(folder)
+        return []
 
     def write(self, state: TrainState) -> None:
         """Write a state, and remove all but the ``kept`` newest.
@@ -124,6 +141,15 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return sorted(Path(self.directory).glob("epoch-[0-9]*"))
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    """Return a state's figures; raises where one of its files has lost its end."""
+    for name in _ARRAYS:
+        zipfile.ZipFile(folder / f"{name}.npz").close()
+    text = (folder / STATE).read_text(encoding="utf-8")
+    found: list[dict[str, float]] = json.loads(text)["history"]
+    return found
 
 
 def _read_arrays(path: Path) -> Arrays:

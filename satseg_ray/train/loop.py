@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from satseg_ray.errors import Diverged, UnwritableProduct
+from satseg_ray.errors import Diverged, TrainingFailed, UnwritableProduct
 from satseg_ray.model.class_weights import chosen_weights
 from satseg_ray.model.metrics import Confusion
 from satseg_ray.model.network import build_network
@@ -30,7 +30,7 @@ from satseg_ray.train.samples import BandStatistics
 from satseg_ray.train.sampling import ChosenPatches
 from satseg_ray.train.schedule import SCORE, RatePlan, is_stopped, plateau_factor
 from satseg_ray.train.steps import Learner
-from satseg_ray.train.task import Session, TrainTask
+from satseg_ray.train.task import Session, TrainTask, UnwritableElsewhere
 
 _LAG = 16
 """Steps after which a loss is looked at: a processor that works ahead is not waited for."""
@@ -78,12 +78,14 @@ def fit(task: TrainTask, session: Session) -> TrainState:
         EmptySplit: the data set has no training patch.
         ConfigError: fewer patches in a batch than workers.
         Diverged: the loss is no number; the best model so far has been written.
+        TrainingFailed: workers have read different states.
         UnwritableProduct: a checkpoint cannot be written; those before it are there.
     """
     store = PatchStore.open(Path(task.patches))
     course = _Course.of(task, store, session.worker)
     learner = Learner(task.spec, task.training, session.worker.size, course.class_weights)
     state = session.checkpoints.read()
+    _check_same_epoch(state.epoch, learner, session)
     if state.epoch:
         learner.restore(state.weights, state.optimizer)
     else:
@@ -100,6 +102,24 @@ def fit(task: TrainTask, session: Session) -> TrainState:
             _export(task, last, task.last_model)
         diagnose(task, state)
     return state
+
+
+def _check_same_epoch(epoch: int, learner: Learner, session: Session) -> None:
+    """Refuse to go on from different states: a shared folder may lag on one machine.
+
+    Raises:
+        TrainingFailed: with the epoch of each worker, the same on all of them.
+    """
+    own = np.zeros(session.worker.size, np.int64)
+    own[session.worker.rank] = epoch
+    epochs = learner.total(own).tolist()
+    if len(set(epochs)) > 1:
+        found = ", ".join(f"worker {rank} after {epoch}" for rank, epoch in enumerate(epochs))
+        raise TrainingFailed(
+            session.checkpoints.directory,
+            f"does not hold the same epochs for all workers: {found}",
+            "Let every node reach it, and start the same command again in a moment.",
+        )
 
 
 def _epoch(course: _Course, learner: Learner, state: TrainState, session: Session) -> None:
@@ -244,7 +264,7 @@ def _save(state: TrainState, learner: Learner, session: Session) -> None:
         except UnwritableProduct as error:
             failure = error
     if learner.total(np.array(failure is not None, np.int64)):
-        raise failure or UnwritableProduct(
+        raise failure or UnwritableElsewhere(
             session.checkpoints.directory, "cannot be written by worker 0", "Look at the disk."
         )
 

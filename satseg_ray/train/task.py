@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from satseg_ray.errors import UnwritableProduct
 from satseg_ray.model.pretrained import FirstWeights
 from satseg_ray.model.spec import ModelSpec
 from satseg_ray.model.training_spec import TrainingSpec
@@ -53,3 +54,7 @@ class Session(Protocol):
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Take the figures of a finished epoch; every worker calls."""
+
+
+class UnwritableElsewhere(UnwritableProduct):
+    """Another worker could not write; that one says why."""

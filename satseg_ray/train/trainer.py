@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import ray.train
 
-from satseg_ray.errors import SatsegError, TrainingFailed
+from satseg_ray.errors import Diverged, SatsegError
 from satseg_ray.process import WORKER_ENVIRONMENT, quiet_import
 from satseg_ray.progress import say
 from satseg_ray.tracking import Run
@@ -20,9 +20,10 @@ from satseg_ray.tracking.courier import PATIENT, Courier
 from satseg_ray.tracking.system import system_metrics
 from satseg_ray.train.batches import Ahead, ahead
 from satseg_ray.train.checkpoint import Checkpoints
+from satseg_ray.train.ending import FactsEnd, cause
 from satseg_ray.train.plan import Worker
 from satseg_ray.train.streaming import RayAhead
-from satseg_ray.train.task import TrainTask
+from satseg_ray.train.task import TrainTask, UnwritableElsewhere
 
 TRAIN_ENVIRONMENT = {
     # Ray itself sets the Keras flag too late: after the loop is unpickled
@@ -31,6 +32,9 @@ TRAIN_ENVIRONMENT = {
     # Ray's print repeats each line in the log of the root logger, on the same stderr
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
+
+_MET_BY_ALL = (Diverged, UnwritableElsewhere)
+"""Facts after which no worker waits for another, so that each ends by itself."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class TrainResult:
 def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainResult:
     """Train on the Ray cluster this process is connected to; block until done.
 
-    A worker that dies restarts all of them from the newest checkpoint; the same ``place`` resumes
-    a run that was cut off.
+    A worker that dies restarts all of them from the newest checkpoint; one that meets a fact ends
+    them. The same ``place`` resumes a run that was cut off.
 
     Raises:
         SatsegError: what a worker met; ``TrainingFailed`` if it was something unforeseen.
@@ -110,7 +114,7 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
             name=place.name,
             storage_path=place.storage,
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
-            callbacks=list(place.callbacks),
+            callbacks=[FactsEnd(), *place.callbacks],
             worker_runtime_env={"env_vars": TRAIN_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
@@ -119,7 +123,7 @@ def train(task: TrainTask, resources: TrainResources, place: RunPlace) -> TrainR
         with _own_interrupt():
             outcome: Any = trainer.fit().return_value
     except ray.train.TrainingFailedError as error:
-        raise _cause(error, place) from error
+        raise cause(error, place.name) from error
     if failed := outcome.get("failed"):
         raise failed
     return TrainResult(task.model, outcome["best_epoch"], tuple(outcome["history"]))
@@ -138,18 +142,6 @@ def _own_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _cause(error: ray.train.TrainingFailedError, place: RunPlace) -> SatsegError:
-    """Return the fact a worker met, or one that says where to read on."""
-    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        if isinstance(failure, SatsegError):
-            return failure
-    reason = str(next(iter(failures.values()), error)).strip().splitlines()[-1]
-    return TrainingFailed(
-        place.name, f"a worker failed: {reason}", "Read the workers' logs in the Ray dashboard."
-    )
-
-
 def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
     from satseg_ray.model.environment import use_threads
 
@@ -162,6 +154,8 @@ def _worker_loop(config: dict[str, Any]) -> dict[str, Any]:
         try:
             state = fit(config["task"], session)
         except SatsegError as error:
+            if resources.workers > 1 and not isinstance(error, _MET_BY_ALL):
+                raise  # FactsEnd stops the others
             return {"failed": error}  # a fact: another try would end as this one
     return {"best_epoch": state.best_epoch, "history": state.history}
 
