@@ -4,7 +4,7 @@
 seed. Each fold is the test of one training, the next one its validation, the other three are
 trained on; every fold is a data set of its own. A linear model of single pixels is fitted to the
 same chips. The confusion counts of the folds are added, and both are compared over all chips. The
-recipe is the best of a sweep on one split of the same chips. Prints one JSON line.
+recipe is of a sweep on one split of the same chips. Prints one JSON line.
 """
 
 from __future__ import annotations
