@@ -266,7 +266,7 @@ def test_a_ray_worker_trains_as_this_process_does(ray_cluster, patches, trained,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_norm", "rate", "clip_norm"),
-    [("frozen", 2e-2, 0.5), ("frozen", 2e-3, None), ("synchronised", 2e-3, 0.5)],
+    [("frozen", 2e-3, 0.5), ("frozen", 2e-3, None), ("synchronised", 2e-3, 0.5)],
 )
 def test_two_workers_have_the_loss_curve_of_one(
     ray_cluster, patches, settled, tmp_path, batch_norm, rate, clip_norm
