@@ -59,10 +59,16 @@ class Told:
         if not metrics.get("exported"):
             with unfinished(self.workspace, {"trial": number}) as there:
                 there.begin(run.run_id)
-        path, values = str(checkpoints / f"t{number}"), {"learning_rate": 0.002}
+        path, values = str(self.folder(number)), {"learning_rate": 0.002}
         error = RuntimeError(f"a trace\nof {problem}") if problem else None
         self.results.append(SimpleNamespace(path=path, metrics=metrics, config=values, error=error))
         return run
+
+    def folder(self, number: int) -> Path:
+        """Where Tune keeps what it knows of a trial."""
+        found = self.workspace.sweep("told") / "ray" / f"t{number}"
+        found.mkdir(parents=True, exist_ok=True)
+        return found
 
     def unfinished(self) -> set[str | None]:
         """Return the runs that a command would go on with."""
@@ -184,6 +190,8 @@ def test_a_trial_without_a_figure_has_no_score_and_the_result_is_json(told):
 def test_a_trial_that_leads_when_the_time_is_over_is_the_best_and_has_a_model(told, monkeypatch):
     ended = told.trial(0, epoch=4, score=0.5, exported=True)
     leading = told.trial(1, epoch=2, score=0.7)
+    told.results[1].metrics = told.results[1].config = None  # as Tune forgets them
+    (told.folder(1) / "params.json").write_text('{"learning_rate": 0.002}')
     state = TrainState()
     for score in (0.8, 0.6):
         state.advance([np.zeros(1)], [], {"val_mean_iou": score})

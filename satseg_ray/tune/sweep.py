@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -35,6 +36,7 @@ from satseg_ray.tune.summary import Outcome, Trial, with_best_exported
 from satseg_ray.tune.trial import (
     EXPORTED,
     SCORE,
+    KeptScore,
     TrialTask,
     final_figures,
     notes,
@@ -232,10 +234,7 @@ class _Sweep:
 
         Its training goes on by no step: what is left is what comes after the last epoch of any.
         """
-        if trial.run_id is None:
-            return None
-        checkpoints = Checkpoints(str(self.workspace.run(trial.run_id) / "checkpoints"))
-        if not (epochs := len(checkpoints.history())):
+        if not (epochs := len(self._history(trial.run_id))):
             return None
         say(f"{trial.name} was stopped after {epochs} epochs, as the best of all: it gets a model")
         try:
@@ -250,6 +249,12 @@ class _Sweep:
         figures = final_figures(result, self.config.metric)
         return replace(trial, score=figures[SCORE], epochs=figures["epoch"], exported=True)
 
+    def _history(self, run_id: str | None) -> Sequence[Mapping[str, float]]:
+        """Return the figures of the epochs that a trial has behind it."""
+        if run_id is None:
+            return ()
+        return Checkpoints(str(self.workspace.run(run_id) / "checkpoints")).history()
+
     def _trial(self, result: Any) -> Trial:
         """Return what became of a trial; one that the budget ended may have no figures."""
         metrics, trial_id = result.metrics or {}, Path(result.path).name
@@ -257,18 +262,31 @@ class _Sweep:
         outcome: Outcome = "finished" if metrics.get(EXPORTED) else "stopped"
         if result.error:
             outcome = "failed"
-        values, score = result.config or {}, metrics.get(SCORE)
+        values, score = result.config or _params(Path(result.path)), metrics.get(SCORE)
+        epochs = int(metrics.get("epoch", 0))
+        if not metrics:  # Tune forgets those of a trial that was to go on when the time was over
+            kept, history = KeptScore(self.config.metric), self._history(note.get("run_id"))
+            for figures in history:
+                score = kept.after(figures)
+            epochs = len(history)
         return Trial(
             name=trial_name(self.name, trial_id, values, self.config.space),
-            values={key: values[key] for key in self.config.space},
+            values={key: values.get(key) for key in self.config.space},
             score=score if score is not None and isfinite(score) else None,
             outcome=outcome,
-            epochs=int(metrics.get("epoch", 0)),
+            epochs=epochs,
             seconds=float(metrics.get("time_total_s", 0.0)),
             run_id=note.get("run_id"),
             exported=outcome == "finished",
             problem=note.get("problem") or _last_line(result.error),
         )
+
+
+def _params(folder: Path) -> dict[str, Any]:
+    """Return a trial's values as Tune noted them when it began; nothing where it did not."""
+    path = folder / "params.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
 
 
 def _last_line(error: Exception | None) -> str | None:
