@@ -190,7 +190,7 @@ def test_a_trial_without_a_figure_has_no_score_and_the_result_is_json(told):
 def test_a_trial_that_leads_when_the_time_is_over_is_the_best_and_has_a_model(told, monkeypatch):
     ended = told.trial(0, epoch=4, score=0.5, exported=True)
     leading = told.trial(1, epoch=2, score=0.7)
-    told.results[1].metrics = told.results[1].config = None  # as Tune forgets them
+    told.results[1].metrics, told.results[1].config = {"timestamp": 1}, None  # as Tune forgets them
     (told.folder(1) / "params.json").write_text('{"learning_rate": 0.002}')
     state = TrainState()
     for score in (0.8, 0.6):

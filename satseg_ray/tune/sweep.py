@@ -255,6 +255,12 @@ class _Sweep:
             return ()
         return Checkpoints(str(self.workspace.run(run_id) / "checkpoints")).history()
 
+    def _score_so_far(self, run_id: str | None) -> tuple[float | None, int]:
+        """Return the score and the epochs of a trial by its checkpoints."""
+        kept, history = KeptScore(self.config.metric), self._history(run_id)
+        scores = [kept.after(figures) for figures in history]
+        return (scores[-1] if scores else None), len(history)
+
     def _trial(self, result: Any) -> Trial:
         """Return what became of a trial; one that the budget ended may have no figures."""
         metrics, trial_id = result.metrics or {}, Path(result.path).name
@@ -262,13 +268,10 @@ class _Sweep:
         outcome: Outcome = "finished" if metrics.get(EXPORTED) else "stopped"
         if result.error:
             outcome = "failed"
-        values, score = result.config or _params(Path(result.path)), metrics.get(SCORE)
-        epochs = int(metrics.get("epoch", 0))
-        if not metrics:  # Tune forgets those of a trial that was to go on when the time was over
-            kept, history = KeptScore(self.config.metric), self._history(note.get("run_id"))
-            for figures in history:
-                score = kept.after(figures)
-            epochs = len(history)
+        values = result.config or _params(Path(result.path))
+        score, epochs = metrics.get(SCORE), int(metrics.get("epoch", 0))
+        if score is None:  # Tune forgets it where a trial was to go on when the time was over
+            score, epochs = self._score_so_far(note.get("run_id"))
         return Trial(
             name=trial_name(self.name, trial_id, values, self.config.space),
             values={key: values.get(key) for key in self.config.space},
