@@ -17,7 +17,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
@@ -97,13 +97,7 @@ def main(at_once: int = os.cpu_count() or 1) -> None:
     os.environ["SATSEG_WORKSPACE"] = str(workspace.root)
     cases = [Case(*given) for given in product(SHARES, RECIPES, SEEDS)]
     found = measured_once(cases, Results.of(workspace), at_once)
-    table = {
-        str(share): {
-            recipe: summary([found[Case(share, recipe, seed)] for seed in SEEDS])
-            for recipe in RECIPES
-        }
-        for share in SHARES
-    }
+    table = {str(share): compared(found, share) for share in SHARES}
     result = {"benchmark": "limited labels", "water_iou": table}
     print(json.dumps(result | {"seconds": round(time.monotonic() - start, 1)}))
 
@@ -142,8 +136,19 @@ def measured(case: Case, results: Results) -> float:
     return iou
 
 
+def compared(found: Mapping[Case, float], share: float) -> dict[str, Any]:
+    """Return both recipes at a share, and how much the second is above the first.
+
+    ``gain`` is paired: of a seed both recipes are given the same chips.
+    """
+    ious = {name: [found[Case(share, name, seed)] for seed in SEEDS] for name in RECIPES}
+    plain, helped = (ious[name] for name in RECIPES)
+    gain = [other - own for own, other in zip(plain, helped, strict=True)]
+    return {name: summary(own) for name, own in (ious | {"gain": gain}).items()}
+
+
 def summary(ious: list[float]) -> dict[str, Any]:
-    """Return each seed's IoU, their mean and its standard error."""
+    """Return each seed's figure, their mean and its standard error."""
     error = statistics.stdev(ious) / len(ious) ** 0.5
     return {"seeds": ious, "mean": statistics.fmean(ious), "standard_error": error}
 
