@@ -1,8 +1,8 @@
 """Training's own speed: patches a second of the whole pipeline over those of the steps alone.
 
-Both sides are one :class:`Learner` and its ``train_step`` on the same batches of an epoch. The
-pipeline reads patches by id from Parquet, converts and augments them; the bare side gets the same
-batches as TensorFlow tensors that were made before the clock starts. They take turns, so that what
+Both sides are one :class:`Learner` and its ``train_step``, on batches of one shape. The pipeline
+reads patches by id from Parquet, converts and augments them, epoch after epoch; the bare side gets
+those of the first epoch as TensorFlow tensors that were made before the clock starts. They take turns, so that what
 else the machine does meets both, and the medians are compared: at least 0.90 is asked for. An epoch
 of each before that, with the tracing, does not count. In the end the same epochs run in a Ray Train
 worker, whose speed is told beside that of bare turns before and after it. Validation and
