@@ -3,10 +3,10 @@
 Both sides are one :class:`Learner` and its ``train_step``, on batches of one shape. The pipeline
 reads patches by id from Parquet, converts and augments them, epoch after epoch; the bare side gets
 those of the first epoch as TensorFlow tensors that were made before the clock starts. They take
-turns, so that what else the machine does meets both, and the medians are compared: at least 0.90 is asked for. An epoch
-of each before that, with the tracing, does not count. In the end the same epochs run in a Ray Train
-worker, whose speed is told beside that of bare turns before and after it. Validation and
-checkpoints between epochs do not count.
+turns, so that what else the machine does meets both, and the medians are compared: at least 0.90 is
+asked for. An epoch of each before that, with the tracing, does not count. In the end the same
+epochs run in a Ray Train worker, whose speed is told beside that of bare turns before and after it.
+Validation and checkpoints between epochs do not count.
 
 ``--memory EPOCHS`` instead trains so many whole epochs, with validation and checkpoints, and tells
 the resident memory after each: what is held must not grow with the epochs.
